@@ -94,6 +94,7 @@ def _set_up(self:Experiment):
     self._start, self._warned, self._lock = time.monotonic(), set(), threading.Lock()
     self._progress_shown = None, 0.                                         # stage and time of the last write
     self._stages, self._stage_start = {}, self._start
+    self.trackers = []                                                      # each repeats what is logged (054)
 
 # %% ../../nbs/040_experiments.run.ipynb #eaee6872
 @patch(as_prop=True)
@@ -142,6 +143,7 @@ def log(self:Experiment,
     line = dict(step=None if step is None else int(step), time=round(self.elapsed, 3)) | metrics
     if nonfinite := _nonfinite(metrics): line['nonfinite'] = nonfinite
     self._append('metrics.jsonl', to_json(line))
+    for tracker in self.trackers: tracker.repeat(line)
 
 # %% ../../nbs/040_experiments.run.ipynb #67e27a73
 @patch
@@ -261,6 +263,12 @@ def finish(self:Experiment,
     summary = dict(status=status, lines=list(lines), run=str(self.path), time=round(self.elapsed, 3))
     self._try_write('summary.json', partial(write_json, self.path/'summary.json', summary))
     self._set_status(status, ended=_now())
+    self._finish_trackers(status)
+
+@patch
+def _finish_trackers(self:Experiment, status):
+    "Let the trackers end, while they wait for their mirrors."
+    for tracker in list(self.trackers): tracker.finish(status)
 
 # %% ../../nbs/040_experiments.run.ipynb #3dbc96cc
 @patch
@@ -272,10 +280,11 @@ def __exit__(self:Experiment, kind, error, tb):
     "Record how the run ended; errors propagate."
     if kind is None:
         if self._status().get('status') == 'running': self._set_status('finished', ended=_now())
-        return
+        return self._finish_trackers('finished')
     for line in ''.join(traceback.format_exception(kind, error, tb)).splitlines(): self.log_text(line)
     status = 'interrupted' if issubclass(kind, KeyboardInterrupt) else 'failed'
     self._set_status(status, ended=_now(), error=f'{kind.__name__}: {error}')
+    self._finish_trackers(status)
 
 # %% ../../nbs/040_experiments.run.ipynb #91bd3e64
 @patch(as_prop=True)
