@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['alert_levels', 'Tracker']
 
-# %% ../../nbs/054_experiments.tracker.ipynb #8b04b756
+# %% ../../nbs/054_experiments.tracker.ipynb #71f55731
 import atexit, re, threading, time, warnings
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from .mirrors import Mirror, MirrorThread
 from .module_graph import module_graph
 from .run import Experiment
 
-# %% ../../nbs/054_experiments.tracker.ipynb #3ee568a8
+# %% ../../nbs/054_experiments.tracker.ipynb #e0fa1d94
 class Tracker:
     "Records pictures, sounds, tables, files and alerts of a run, and repeats everything to mirrors."
     def __init__(self,
@@ -27,20 +27,19 @@ class Tracker:
         finish_seconds:float=30., # at the end of the run, how long to wait for all mirrors together
         **thread_options          # for `MirrorThread`, such as `capacity`
     ):
-        self.run, self.finish_seconds, self._warned, self._lock = run, finish_seconds, False, threading.Lock()
+        self.run, self.finish_seconds, self._lock = run, finish_seconds, threading.Lock()
         thread = partial(MirrorThread, report=self._report, started=self._write_mirrors, **thread_options)
         self.threads = []
         self.threads += [thread(m) for m in mirrors]
         run.trackers.append(self)
         atexit.register(self.finish, 'failed')       # an error has ended the process before the run was finished
 
-# %% ../../nbs/054_experiments.tracker.ipynb #ad7ff067
+# %% ../../nbs/054_experiments.tracker.ipynb #273eb8e3
 @patch
 def _report(self:Tracker, message):
-    "Log a problem of a mirror, and warn of the first one."
+    "Log a problem, and warn of it; called once for each kind of problem of each mirror."
     self.run.log_text(message)
-    if not self._warned: warnings.warn(message, stacklevel=2)
-    self._warned = True
+    warnings.warn(message, stacklevel=2)
 
 @patch
 def _write_mirrors(self:Tracker, *threads):
@@ -52,7 +51,7 @@ def _write_mirrors(self:Tracker, *threads):
         for t in threads: states[t.mirror.name] = states.get(t.mirror.name, {}) | t.summary
         self.run._try_write('mirrors.json', partial(write_json, file, states))
 
-# %% ../../nbs/054_experiments.tracker.ipynb #a82e3476
+# %% ../../nbs/054_experiments.tracker.ipynb #9a984b0c
 _ALERT_COLUMNS = dict(anomaly='anomaly', rolled_back_to='rolled back to step', failed='training failed')
 
 @patch
@@ -71,7 +70,7 @@ def _alert_of(self:Tracker, line, title):
     level = 'error' if line.get('failed') or line.get('severity') in ('critical', 'fatal') else 'warning'
     self.alert(title, level=level, step=line['step'], logged=True)
 
-# %% ../../nbs/054_experiments.tracker.ipynb #8a5c5f80
+# %% ../../nbs/054_experiments.tracker.ipynb #d1819375
 @patch
 def _record(self:Tracker, kind, name, step, files=None, **more):
     "Append a record to `tracked.jsonl`, and repeat it to the mirrors."
@@ -88,7 +87,7 @@ def _name_in_run(self:Tracker, path):
     path = Path(path).absolute()
     return str(path.relative_to(self.run.path) if path.is_relative_to(self.run.path) else path)
 
-# %% ../../nbs/054_experiments.tracker.ipynb #4afef917
+# %% ../../nbs/054_experiments.tracker.ipynb #0aba31c5
 def _file_stem(name, step):
     "File name of a record without its suffix: the step is in the name, so that no later record replaces it."
     stem = re.sub(r'[^\w.-]+', '_', name).strip('_.') or 'record'
@@ -102,7 +101,7 @@ def _safely(self:Tracker, name, write):
         if name not in self.run._warned: self._report(f'{name} is not recorded ({type(e).__name__}: {e})')
         self.run._warned.add(name)
 
-# %% ../../nbs/054_experiments.tracker.ipynb #9270becf
+# %% ../../nbs/054_experiments.tracker.ipynb #b59b5fbe
 def _write_picture(figure, path):
     "Write a figure of matplotlib or an array of pixels, (height, width) or (height, width, 3), to a PNG file."
     with atomic_path(path) as p:
@@ -122,7 +121,7 @@ def _write_text(text, path):
     with atomic_path(path) as p: p.write_text(text, encoding='utf-8')
     return path
 
-# %% ../../nbs/054_experiments.tracker.ipynb #ba650ffc
+# %% ../../nbs/054_experiments.tracker.ipynb #ef806207
 def _figure_files(figure, base):
     "Write a figure; return its files by type."
     if isinstance(figure, (str, Path)): return dict(png=Path(figure))
@@ -141,7 +140,7 @@ def figure(self:Tracker,
         return self._record('figure', name, step, files)
     return self._safely(f'figure {name}', write)
 
-# %% ../../nbs/054_experiments.tracker.ipynb #a08f41a2
+# %% ../../nbs/054_experiments.tracker.ipynb #615edc27
 @patch
 def audio(self:Tracker,
     name:str,
@@ -163,7 +162,7 @@ def _write_sound(self:Tracker, name, sound, step, sample_rate):
     with atomic_path(path) as p: soundfile.write(p, np.asarray(sound), sample_rate, format='WAV')
     return path
 
-# %% ../../nbs/054_experiments.tracker.ipynb #8ef85772
+# %% ../../nbs/054_experiments.tracker.ipynb #f6102b81
 @patch
 def roll(self:Tracker,
     name:str,
@@ -179,7 +178,7 @@ def roll(self:Tracker,
         return self._record('roll', name, step, files)
     return self._safely(f'roll {name}', write)
 
-# %% ../../nbs/054_experiments.tracker.ipynb #eff2a400
+# %% ../../nbs/054_experiments.tracker.ipynb #a9971eef
 @patch
 def table(self:Tracker,
     name:str,
@@ -204,7 +203,7 @@ def graph(self:Tracker,
         return self._record('graph', 'model', None, dict(graph=file))
     return self._safely('the model graph', write)
 
-# %% ../../nbs/054_experiments.tracker.ipynb #71ff49a6
+# %% ../../nbs/054_experiments.tracker.ipynb #4f35c1c5
 alert_levels = 'info', 'warning', 'error'
 
 @patch
@@ -222,7 +221,7 @@ def alert(self:Tracker,
     if not logged: self.run.log_text(f'{level}: {at}{title}' + f' ({text})'*bool(text))
     return self._record('alert', title, step, text=text, level=level)
 
-# %% ../../nbs/054_experiments.tracker.ipynb #e2b02989
+# %% ../../nbs/054_experiments.tracker.ipynb #84e4a409
 @patch
 def artifact(self:Tracker,
     path,        # of a file or folder that exists
@@ -235,7 +234,7 @@ def artifact(self:Tracker,
     if not path.exists(): raise AurlError('there is no such file to record', path=path, way_out='write it before')
     return self._record(kind, name or path.name, step, dict(path=path))
 
-# %% ../../nbs/054_experiments.tracker.ipynb #5d4ca46b
+# %% ../../nbs/054_experiments.tracker.ipynb #61613097
 @patch
 def finish(self:Tracker,
     status='finished', # of the run
