@@ -113,6 +113,8 @@ OUTSIDE = dict(
     node_rank='980_commands.workers',
     master_addr='980_commands.workers',
     shard='788_train.parallel',
+    track='066_experiments.tracking',
+    samples_every='868_monitor.tracked_samples',
 )
 OUTSIDE |= {
     'loader.workers': '500_data.readers',
@@ -1007,7 +1009,8 @@ SONG = {
     'max_tokens': (99, {}), 'temperature': (.5, {}), 'top_p': (.5, {}), 'checkpoint_every': (7, {}), 'seed': (3, {}),
 }
 SONG_OUTSIDE = dict(
-    data='test_cli', resume='test_resume', workers='520_data.store', device='020_device', out='967_commands.run_folder'
+    data='test_cli', resume='test_resume', workers='520_data.store', device='020_device', out='967_commands.run_folder',
+    track='066_experiments.tracking', samples_every='868_monitor.tracked_samples',
 )
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MlflowMirror']
 
-# %% ../../nbs/062_experiments.mlflow_mirror.ipynb #ed705bb9
+# %% ../../nbs/062_experiments.mlflow_mirror.ipynb #fde4c802
 import logging, os, re, time
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..core import import_extra, try_lock, unlock
 from .mirrors import Mirror, register_mirror
 from .tensorboard_mirror import flat_config, numbers_of
 
-# %% ../../nbs/062_experiments.mlflow_mirror.ipynb #432af4e7
+# %% ../../nbs/062_experiments.mlflow_mirror.ipynb #32ff58d6
 def _client(root):
     "A client of the database of a folder of runs."
     os.environ.setdefault('MLFLOW_DISABLE_TELEMETRY', 'true')
@@ -32,7 +32,7 @@ def _locked(folder):
     try: yield
     finally: unlock(lock)
 
-# %% ../../nbs/062_experiments.mlflow_mirror.ipynb #07147543
+# %% ../../nbs/062_experiments.mlflow_mirror.ipynb #79966d38
 def _experiment_id(client, root):
     "The id of the experiment of the runs, which is created if it does not exist."
     name = os.environ.get('MLFLOW_EXPERIMENT_NAME', 'aurl')
@@ -44,7 +44,7 @@ def _metric_name(name):
     "A name that MLflow accepts."
     return re.sub(r'[^\w\-. :/]', '_', name)
 
-# %% ../../nbs/062_experiments.mlflow_mirror.ipynb #b694435d
+# %% ../../nbs/062_experiments.mlflow_mirror.ipynb #e0e4dddb
 @register_mirror
 class MlflowMirror(Mirror):
     "Repeats a run to an MLflow database."
@@ -64,7 +64,7 @@ class MlflowMirror(Mirror):
         ends = dict(finished='FINISHED', stopped='FINISHED', interrupted='KILLED')
         self.client.set_terminated(self.id, ends.get(status, 'FAILED'))
 
-# %% ../../nbs/062_experiments.mlflow_mirror.ipynb #ce4ec160
+# %% ../../nbs/062_experiments.mlflow_mirror.ipynb #12a16729
 @patch
 def _create(self:MlflowMirror, experiment):
     "Create the run, with its settings as parameters."
@@ -75,7 +75,7 @@ def _create(self:MlflowMirror, experiment):
     for i in range(0, len(params), 100): self.client.log_batch(made.info.run_id, params=params[i:i+100])
     return made.info.run_id
 
-# %% ../../nbs/062_experiments.mlflow_mirror.ipynb #f1a1b62e
+# %% ../../nbs/062_experiments.mlflow_mirror.ipynb #325600b7
 @patch
 def metrics(self:MlflowMirror, lines):
     from mlflow.entities import Metric
@@ -83,7 +83,7 @@ def metrics(self:MlflowMirror, lines):
     found = [Metric(_metric_name(k), v, now, line['step'] or 0) for line in lines for k, v in numbers_of(line).items()]
     for i in range(0, len(found), 1000): self.client.log_batch(self.id, metrics=found[i:i+1000])
 
-# %% ../../nbs/062_experiments.mlflow_mirror.ipynb #ca15968a
+# %% ../../nbs/062_experiments.mlflow_mirror.ipynb #d5289072
 @patch
 def _copy(self:MlflowMirror, event):
     "Copy the files of an event to the files of the run, in a folder for its kind."
@@ -99,7 +99,7 @@ def alert(self:MlflowMirror, event):
     text = f'{event["level"]}: {event["name"]}. {event["text"]}'
     self.client.set_tag(self.id, f'alert.{event["step"]}.{event["time"]:.0f}', text[:5000])
 
-# %% ../../nbs/062_experiments.mlflow_mirror.ipynb #3a269740
+# %% ../../nbs/062_experiments.mlflow_mirror.ipynb #876f9adb
 @patch
 def model(self:MlflowMirror, event):
     from mlflow.exceptions import MlflowException

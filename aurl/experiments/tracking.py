@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['start_tracking', 'recorded_events', 'mirror_run']
 
-# %% ../../nbs/066_experiments.tracking.ipynb #f5d70c33
+# %% ../../nbs/066_experiments.tracking.ipynb #bef67094
 import json
 from pathlib import Path
 
 from ..core import AurlError, ConfigError, read_json
-from .mirrors import _grouped, check_mirrors
+from .mirrors import _grouped, check_mirrors, mirror_kinds
 from .mlflow_mirror import MlflowMirror
 from .run import Experiment
 from .run_files import _read_lines
@@ -19,7 +19,7 @@ from .tracker import Tracker
 from .trackio_mirror import TrackioMirror
 from .wandb_mirror import WandbMirror
 
-# %% ../../nbs/066_experiments.tracking.ipynb #33851314
+# %% ../../nbs/066_experiments.tracking.ipynb #5f72703e
 _INPUT_FILES = 'config.yaml', 'environment.json', 'git.json', 'git.diff'
 
 def _saved_identities(run):
@@ -32,7 +32,7 @@ def _record_inputs(tracker):
     for name in _INPUT_FILES:
         if (tracker.run.path/name).exists(): tracker.artifact(tracker.run.path/name)
 
-# %% ../../nbs/066_experiments.tracking.ipynb #f010a6d8
+# %% ../../nbs/066_experiments.tracking.ipynb #0463517e
 def start_tracking(
     run:Experiment,
     names=(),     # of mirrors: tensorboard, wandb, mlflow, trackio; several at once
@@ -45,7 +45,7 @@ def start_tracking(
     if not saved: _record_inputs(tracker)
     return tracker
 
-# %% ../../nbs/066_experiments.tracking.ipynb #254825d4
+# %% ../../nbs/066_experiments.tracking.ipynb #0f7fc8bb
 def recorded_events(
     path, # the directory of a run
 )->list:  # of dicts with `kind`, in the order of their time
@@ -57,7 +57,7 @@ def recorded_events(
 
 def _time_of(event): return event.get('time') or 0
 
-# %% ../../nbs/066_experiments.tracking.ipynb #15be60ad
+# %% ../../nbs/066_experiments.tracking.ipynb #a63cc17e
 def mirror_run(
     path,      # the directory of a run
     name:str,  # of a mirror

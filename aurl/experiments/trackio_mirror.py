@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrackioMirror']
 
-# %% ../../nbs/064_experiments.trackio_mirror.ipynb #6238c0bb
+# %% ../../nbs/064_experiments.trackio_mirror.ipynb #e87c7c65
 import json, os
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from .mirrors import Mirror, register_mirror
 from .tensorboard_mirror import numbers_of
 from .wandb_mirror import rows_in_columns
 
-# %% ../../nbs/064_experiments.trackio_mirror.ipynb #4b6c84b7
+# %% ../../nbs/064_experiments.trackio_mirror.ipynb #8dd9cb26
 def _trackio():
     "The package, without its prints."
     os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
@@ -24,7 +24,7 @@ def _trackio():
     for m in modules: m.print = noop
     return modules[0]
 
-# %% ../../nbs/064_experiments.trackio_mirror.ipynb #b6743527
+# %% ../../nbs/064_experiments.trackio_mirror.ipynb #e2ea3643
 @register_mirror
 class TrackioMirror(Mirror):
     "Repeats a run to trackio."
@@ -40,7 +40,7 @@ class TrackioMirror(Mirror):
 
     def finish(self, status): self.there.finish()
 
-# %% ../../nbs/064_experiments.trackio_mirror.ipynb #402ac4fc
+# %% ../../nbs/064_experiments.trackio_mirror.ipynb #d7f80f48
 @patch
 def _send(self:TrackioMirror, step, values): self.there.log(values, step=step)
 
@@ -61,7 +61,7 @@ TrackioMirror.roll = TrackioMirror.figure
 def audio(self:TrackioMirror, event):
     self._send(event['step'], {event['name']: self.package_.Audio(str(self.run.path/event['files']['audio']))})
 
-# %% ../../nbs/064_experiments.trackio_mirror.ipynb #59be253c
+# %% ../../nbs/064_experiments.trackio_mirror.ipynb #8fd29090
 @patch
 def _send_table(self:TrackioMirror, event, key):
     "Send the rows of a JSON file."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['track_piece', 'curves_figure', 'SampleTracker', 'tracking_callbacks']
 
-# %% ../../nbs/868_monitor.tracked_samples.ipynb #56084fc5
+# %% ../../nbs/868_monitor.tracked_samples.ipynb #213f7056
 import time
 
 import torch
@@ -26,7 +26,7 @@ from ..tokens.codec import decode
 from ..tokens.verdict import verdict
 from ..train.budget import Budget
 
-# %% ../../nbs/868_monitor.tracked_samples.ipynb #efcf731d
+# %% ../../nbs/868_monitor.tracked_samples.ipynb #17ad7829
 def _write_sound(score, base, seconds):
     "Write the sound of a piece to a small file."
     data = encode_audio(score, seconds=seconds)
@@ -51,7 +51,7 @@ def track_piece(
         tracker.audio(f'{name} sound', _write_sound(score, base.with_name(f'{base.name}_sound'), seconds), step)
     tracker._safely(f'piece {name}', write)
 
-# %% ../../nbs/868_monitor.tracked_samples.ipynb #83924266
+# %% ../../nbs/868_monitor.tracked_samples.ipynb #23fe683b
 _CURVES = 'train_loss', 'valid_loss', 'grammar'
 
 def curves_figure(
@@ -68,7 +68,7 @@ def curves_figure(
     score.set(ylim=(-.05, 1.05))
     return fig
 
-# %% ../../nbs/868_monitor.tracked_samples.ipynb #055d6d19
+# %% ../../nbs/868_monitor.tracked_samples.ipynb #5fa9a4d6
 class SampleTracker(Callback):
     "Records generated pieces, a table of their properties and the losses, at intervals."
     order, goes_back = 59, False           # after the losses of the step were logged
@@ -93,7 +93,7 @@ class SampleTracker(Callback):
         self.step += 1
         if self.step >= self.last + self.every and self._is_affordable(): self.record()
 
-# %% ../../nbs/868_monitor.tracked_samples.ipynb #ba62291e
+# %% ../../nbs/868_monitor.tracked_samples.ipynb #dbdbbf02
 @patch
 def _is_affordable(self:SampleTracker):
     "Whether another piece, at the cost of the mean so far, stays within the share of the time."
@@ -107,7 +107,7 @@ def record(self:SampleTracker):
     self.tracker._safely('a sample', self._record_piece)
     self.spent += self.clock() - start
 
-# %% ../../nbs/868_monitor.tracked_samples.ipynb #758bcb0f
+# %% ../../nbs/868_monitor.tracked_samples.ipynb #e4985978
 @patch
 def _record_piece(self:SampleTracker):
     "Generate a piece, and record it with a table and the losses."
@@ -118,7 +118,7 @@ def _record_piece(self:SampleTracker):
     self.tracker.table('samples', self.rows, self.step)
     self.tracker.figure('losses', curves_figure(self.tracker.run), self.step)
 
-# %% ../../nbs/868_monitor.tracked_samples.ipynb #8e97cf15
+# %% ../../nbs/868_monitor.tracked_samples.ipynb #26fe591b
 def tracking_callbacks(
     learn, # of the training run
     run,   # its `Experiment`, or that of a stage
