@@ -34,10 +34,11 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'constraint_presets', 'constraint_processor', 'constraint_types', 'make_constraint', 'register_constraint',
            'GenerationStep', 'LogitsProcessor', 'Novelty', 'Sampling', 'generate', 'generate_ids', 'infill_piece',
            'infill_ids', 'latents_between', 'latents_like', 'latents_of', 'MidiPort', 'NoteStream', 'close_ids',
-           'stream', 'StreamPlayer', 'Studio', 'Experiment', 'find_runs', 'list_runs', 'inspect_run', 'list_cache',
-           'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll',
-           'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent', 'longest_matches',
-           'memorization_table', 'QualityTable', 'measure_quality', 'contact_sheet', 'piece_measures', 'Report']
+           'stream', 'StreamPlayer', 'Studio', 'Experiment', 'Mirror', 'Tracker', 'mirror_run', 'register_mirror',
+           'start_tracking', 'track_piece', 'find_runs', 'list_runs', 'inspect_run', 'list_cache', 'prune_stores',
+           'repair_stores', 'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll', 'total_nats',
+           'DistanceTable', 'LatentEvaluation', 'evaluate_latent', 'longest_matches', 'memorization_table',
+           'QualityTable', 'measure_quality', 'contact_sheet', 'piece_measures', 'Report']
 
 # %% ../nbs/990_all.ipynb #25fd0c78
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, MidiError, MissingExtra
@@ -377,6 +378,10 @@ _all_ = [
 # %% ../nbs/990_all.ipynb #ae62a12b
 from .experiments.run import Experiment
 from .experiments.run_files import find_runs
+from .experiments.mirrors import Mirror, register_mirror
+from .experiments.tracker import Tracker
+from .experiments.tracking import mirror_run, start_tracking
+from .monitor.tracked_samples import track_piece
 from .experiments.registry import list_runs, inspect_run
 from .data.cache import list_cache, repair_stores, verify_stores
 from .data.pruning import prune_stores
@@ -392,6 +397,12 @@ from .evaluate.report import Report
 # %% ../nbs/990_all.ipynb #6c92ef41
 _all_ = [
     'Experiment',
+    'Mirror',
+    'Tracker',
+    'mirror_run',
+    'register_mirror',
+    'start_tracking',
+    'track_piece',
     'find_runs',
     'list_runs',
     'inspect_run',
