@@ -46,7 +46,8 @@ def _check_interval(value):
 def _check_trackers(value):
     "Validate `track`, and return it as a list; whether the packages are installed is checked before a run."
     names = [value] if isinstance(value, str) and value else value
-    unknown = [n for n in names if n not in list(mirror_kinds)] if isinstance(names, (list, tuple)) else []
+    words = [n for n in names if isinstance(n, str)] if isinstance(names, (list, tuple)) else []
+    unknown = [n for n in words if n not in mirror_kinds]
     if unknown: raise ValueError(f'there is no tracker {unknown[0]!r}; give one or more of {", ".join(mirror_kinds)}')
     return names
 

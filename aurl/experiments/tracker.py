@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['alert_levels', 'Tracker']
 
-# %% ../../nbs/054_experiments.tracker.ipynb #50ee0bb5
+# %% ../../nbs/054_experiments.tracker.ipynb #70a4db7a
 import atexit, re, threading, time, warnings
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from .mirrors import Mirror, MirrorThread
 from .module_graph import module_graph
 from .run import Experiment
 
-# %% ../../nbs/054_experiments.tracker.ipynb #3a29c515
+# %% ../../nbs/054_experiments.tracker.ipynb #bd67435d
 class Tracker:
     "Records pictures, sounds, tables, files and alerts of a run, and repeats everything to mirrors."
     def __init__(self,
@@ -34,7 +34,7 @@ class Tracker:
         run.trackers.append(self)
         atexit.register(self.finish, 'failed')       # an error has ended the process before the run was finished
 
-# %% ../../nbs/054_experiments.tracker.ipynb #7c8aefd5
+# %% ../../nbs/054_experiments.tracker.ipynb #9307ce3a
 @patch
 def _report(self:Tracker, message):
     "Log a problem, and warn of it; called once for each kind of problem of each mirror."
@@ -51,7 +51,7 @@ def _write_mirrors(self:Tracker, *threads):
         for t in threads: states[t.mirror.name] = states.get(t.mirror.name, {}) | t.summary
         self.run._try_write('mirrors.json', partial(write_json, file, states))
 
-# %% ../../nbs/054_experiments.tracker.ipynb #634bbe32
+# %% ../../nbs/054_experiments.tracker.ipynb #d1ed6783
 _ALERT_COLUMNS = dict(anomaly='anomaly', rolled_back_to='rolled back to step', failed='training failed')
 
 @patch
@@ -70,7 +70,7 @@ def _alert_of(self:Tracker, line, title):
     level = 'error' if line.get('failed') or line.get('severity') in ('critical', 'fatal') else 'warning'
     self.alert(title, level=level, step=line['step'], logged=True)
 
-# %% ../../nbs/054_experiments.tracker.ipynb #85e24290
+# %% ../../nbs/054_experiments.tracker.ipynb #61fe6c25
 @patch
 def _record(self:Tracker, kind, name, step, files=None, **more):
     "Append a record to `tracked.jsonl`, and repeat it to the mirrors."
@@ -87,7 +87,7 @@ def _name_in_run(self:Tracker, path):
     path = Path(path).absolute()
     return str(path.relative_to(self.run.path) if path.is_relative_to(self.run.path) else path)
 
-# %% ../../nbs/054_experiments.tracker.ipynb #c3948e91
+# %% ../../nbs/054_experiments.tracker.ipynb #448d33e2
 def _file_stem(name, step):
     "File name of a record without its suffix: the step is in the name, so that no later record replaces it."
     stem = re.sub(r'[^\w.-]+', '_', name).strip('_.') or 'record'
@@ -101,7 +101,7 @@ def _safely(self:Tracker, name, write):
         if name not in self.run._warned: self._report(f'{name} is not recorded ({type(e).__name__}: {e})')
         self.run._warned.add(name)
 
-# %% ../../nbs/054_experiments.tracker.ipynb #7d2ebd8a
+# %% ../../nbs/054_experiments.tracker.ipynb #ac96e5e5
 def _write_picture(figure, path):
     "Write a figure of matplotlib or an array of pixels, (height, width) or (height, width, 3), to a PNG file."
     with atomic_path(path) as p:
@@ -121,7 +121,7 @@ def _write_text(text, path):
     with atomic_path(path) as p: p.write_text(text, encoding='utf-8')
     return path
 
-# %% ../../nbs/054_experiments.tracker.ipynb #52c0ce4e
+# %% ../../nbs/054_experiments.tracker.ipynb #f530e2d0
 def _figure_files(figure, base):
     "Write a figure; return its files by type."
     if isinstance(figure, (str, Path)): return dict(png=Path(figure))
@@ -140,7 +140,7 @@ def figure(self:Tracker,
         return self._record('figure', name, step, files)
     return self._safely(f'figure {name}', write)
 
-# %% ../../nbs/054_experiments.tracker.ipynb #3a3a04d6
+# %% ../../nbs/054_experiments.tracker.ipynb #5488f1a3
 @patch
 def audio(self:Tracker,
     name:str,
@@ -162,7 +162,7 @@ def _write_sound(self:Tracker, name, sound, step, sample_rate):
     with atomic_path(path) as p: soundfile.write(p, np.asarray(sound), sample_rate, format='WAV')
     return path
 
-# %% ../../nbs/054_experiments.tracker.ipynb #281e409a
+# %% ../../nbs/054_experiments.tracker.ipynb #28371f0f
 @patch
 def roll(self:Tracker,
     name:str,
@@ -178,7 +178,7 @@ def roll(self:Tracker,
         return self._record('roll', name, step, files)
     return self._safely(f'roll {name}', write)
 
-# %% ../../nbs/054_experiments.tracker.ipynb #484e7a2c
+# %% ../../nbs/054_experiments.tracker.ipynb #37cd2cb8
 @patch
 def table(self:Tracker,
     name:str,
@@ -203,7 +203,7 @@ def graph(self:Tracker,
         return self._record('graph', 'model', None, dict(graph=file))
     return self._safely('the model graph', write)
 
-# %% ../../nbs/054_experiments.tracker.ipynb #1d4db9b7
+# %% ../../nbs/054_experiments.tracker.ipynb #a11e0c56
 alert_levels = 'info', 'warning', 'error'
 
 @patch
@@ -221,7 +221,7 @@ def alert(self:Tracker,
     if not logged: self.run.log_text(f'{level}: {at}{title}' + f' ({text})'*bool(text))
     return self._record('alert', title, step, text=text, level=level)
 
-# %% ../../nbs/054_experiments.tracker.ipynb #1f6bce1b
+# %% ../../nbs/054_experiments.tracker.ipynb #b84f80b1
 @patch
 def artifact(self:Tracker,
     path,        # of a file or folder that exists
@@ -234,7 +234,7 @@ def artifact(self:Tracker,
     if not path.exists(): raise AurlError('there is no such file to record', path=path, way_out='write it before')
     return self._record(kind, name or path.name, step, dict(path=path))
 
-# %% ../../nbs/054_experiments.tracker.ipynb #a389119a
+# %% ../../nbs/054_experiments.tracker.ipynb #85d5a497
 @patch
 def _record_results(self:Tracker, status):
     "Record the results and the saved model of a run."
@@ -243,7 +243,7 @@ def _record_results(self:Tracker, status):
     if results.exists(): self.artifact(results)
     if (model/'config.json').exists(): self.artifact(model, kind='model')
 
-# %% ../../nbs/054_experiments.tracker.ipynb #76042c77
+# %% ../../nbs/054_experiments.tracker.ipynb #6cfbc05a
 @patch
 def finish(self:Tracker,
     status='finished', # of the run

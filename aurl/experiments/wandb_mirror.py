@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['wandb_mode', 'WandbMirror', 'rows_in_columns']
 
-# %% ../../nbs/060_experiments.wandb_mirror.ipynb #2bb9a63e
+# %% ../../nbs/060_experiments.wandb_mirror.ipynb #2bf2b1b2
 import json, os
 from functools import partial
 
@@ -15,7 +15,7 @@ from ..core import import_extra
 from .mirrors import Mirror, register_mirror
 from .tensorboard_mirror import numbers_of
 
-# %% ../../nbs/060_experiments.wandb_mirror.ipynb #e9f5eced
+# %% ../../nbs/060_experiments.wandb_mirror.ipynb #0c173179
 def _wandb():
     "The package, without reports of its own errors."
     os.environ.setdefault('WANDB_ERROR_REPORTING', 'false')
@@ -32,7 +32,7 @@ def _settings():
     return _wandb().Settings(console='off', silent=True, x_disable_stats=True, disable_git=True, disable_code=True,
                              disable_job_creation=True, init_timeout=60)
 
-# %% ../../nbs/060_experiments.wandb_mirror.ipynb #a6c01fbc
+# %% ../../nbs/060_experiments.wandb_mirror.ipynb #b38ddcac
 @register_mirror
 class WandbMirror(Mirror):
     "Repeats a run to Weights & Biases."
@@ -52,7 +52,7 @@ class WandbMirror(Mirror):
 
     def finish(self, status): self.there.finish(exit_code=int(status not in ('finished', 'stopped')))
 
-# %% ../../nbs/060_experiments.wandb_mirror.ipynb #d4cb255b
+# %% ../../nbs/060_experiments.wandb_mirror.ipynb #5142c91a
 @patch
 def _send(self:WandbMirror, step, values):
     "Send the values of one step."
@@ -68,7 +68,7 @@ def _file(self:WandbMirror, event, key):
     "The path of a file of an event, as text; None if it has none."
     return str(self.run.path/event['files'][key]) if key in event['files'] else None
 
-# %% ../../nbs/060_experiments.wandb_mirror.ipynb #c4f27e4b
+# %% ../../nbs/060_experiments.wandb_mirror.ipynb #f0643fac
 @patch
 def figure(self:WandbMirror, event):
     values, wandb = {}, _wandb()
@@ -81,7 +81,7 @@ WandbMirror.roll = WandbMirror.figure
 def audio(self:WandbMirror, event):
     self._send(event['step'], {event['name']: _wandb().Audio(self._file(event, 'audio'))})
 
-# %% ../../nbs/060_experiments.wandb_mirror.ipynb #622302da
+# %% ../../nbs/060_experiments.wandb_mirror.ipynb #1e45e3e2
 def rows_in_columns(
     rows:list, # of dicts
 )->tuple:      # names of the columns, and a list for each row
@@ -102,7 +102,7 @@ def table(self:WandbMirror, event): self._send_table(event, 'table')
 @patch
 def graph(self:WandbMirror, event): self._send_table(dict(event, name='model_graph'), 'graph')
 
-# %% ../../nbs/060_experiments.wandb_mirror.ipynb #0768b850
+# %% ../../nbs/060_experiments.wandb_mirror.ipynb #defd834b
 _LEVELS = dict(info='INFO', warning='WARN', error='ERROR')
 
 @patch

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['track_piece', 'curves_figure', 'SampleTracker', 'tracking_callbacks']
 
-# %% ../../nbs/868_monitor.tracked_samples.ipynb #213f7056
+# %% ../../nbs/868_monitor.tracked_samples.ipynb #ee539d65
 import time
 
 import torch
@@ -26,7 +26,7 @@ from ..tokens.codec import decode
 from ..tokens.verdict import verdict
 from ..train.budget import Budget
 
-# %% ../../nbs/868_monitor.tracked_samples.ipynb #17ad7829
+# %% ../../nbs/868_monitor.tracked_samples.ipynb #1d32a902
 def _write_sound(score, base, seconds):
     "Write the sound of a piece to a small file."
     data = encode_audio(score, seconds=seconds)
@@ -51,7 +51,7 @@ def track_piece(
         tracker.audio(f'{name} sound', _write_sound(score, base.with_name(f'{base.name}_sound'), seconds), step)
     tracker._safely(f'piece {name}', write)
 
-# %% ../../nbs/868_monitor.tracked_samples.ipynb #23fe683b
+# %% ../../nbs/868_monitor.tracked_samples.ipynb #99eb670f
 _CURVES = 'train_loss', 'valid_loss', 'grammar'
 
 def curves_figure(
@@ -68,7 +68,7 @@ def curves_figure(
     score.set(ylim=(-.05, 1.05))
     return fig
 
-# %% ../../nbs/868_monitor.tracked_samples.ipynb #5fa9a4d6
+# %% ../../nbs/868_monitor.tracked_samples.ipynb #73736b29
 class SampleTracker(Callback):
     "Records generated pieces, a table of their properties and the losses, at intervals."
     order, goes_back = 59, False           # after the losses of the step were logged
@@ -93,7 +93,7 @@ class SampleTracker(Callback):
         self.step += 1
         if self.step >= self.last + self.every and self._is_affordable(): self.record()
 
-# %% ../../nbs/868_monitor.tracked_samples.ipynb #dbdbbf02
+# %% ../../nbs/868_monitor.tracked_samples.ipynb #9a4864da
 @patch
 def _is_affordable(self:SampleTracker):
     "Whether another piece, at the cost of the mean so far, stays within the share of the time."
@@ -107,7 +107,7 @@ def record(self:SampleTracker):
     self.tracker._safely('a sample', self._record_piece)
     self.spent += self.clock() - start
 
-# %% ../../nbs/868_monitor.tracked_samples.ipynb #e4985978
+# %% ../../nbs/868_monitor.tracked_samples.ipynb #64c00756
 @patch
 def _record_piece(self:SampleTracker):
     "Generate a piece, and record it with a table and the losses."
@@ -118,7 +118,7 @@ def _record_piece(self:SampleTracker):
     self.tracker.table('samples', self.rows, self.step)
     self.tracker.figure('losses', curves_figure(self.tracker.run), self.step)
 
-# %% ../../nbs/868_monitor.tracked_samples.ipynb #26fe591b
+# %% ../../nbs/868_monitor.tracked_samples.ipynb #47d7b37f
 def tracking_callbacks(
     learn, # of the training run
     run,   # its `Experiment`, or that of a stage
