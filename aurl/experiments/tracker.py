@@ -38,7 +38,7 @@ class Tracker:
 @patch
 def _report(self:Tracker, message):
     "Log a problem, and warn of it; called once for each kind of problem of each mirror."
-    self.run.log_text(message)
+    self.run.log_text(message, 'WARNING')
     warnings.warn(message, stacklevel=2)
 
 @patch
@@ -218,7 +218,7 @@ def alert(self:Tracker,
     if level not in alert_levels:
         raise AurlError(f'level={level!r} of an alert', way_out=f'give one of {", ".join(alert_levels)}')
     at = f'step {step}: ' if step is not None else ''
-    if not logged: self.run.log_text(f'{level}: {at}{title}' + f' ({text})'*bool(text))
+    if not logged: self.run.log_text(f'{at}{title}' + f' ({text})'*bool(text), level.upper())
     return self._record('alert', title, step, text=text, level=level)
 
 # %% ../../nbs/054_experiments.tracker.ipynb #b84f80b1

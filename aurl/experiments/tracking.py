@@ -20,7 +20,7 @@ from .trackio_mirror import TrackioMirror
 from .wandb_mirror import WandbMirror
 
 # %% ../../nbs/066_experiments.tracking.ipynb #5f72703e
-_INPUT_FILES = 'config.yaml', 'environment.json', 'git.json', 'git.diff'
+_INPUT_FILES = 'config.yaml', 'environment.json', 'git.json', 'git.diff', 'reproduce.sh'
 
 def _saved_identities(run):
     "What the mirrors of an earlier session returned, by name."
