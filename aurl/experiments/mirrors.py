@@ -8,6 +8,7 @@ __all__ = ['EVENT_KINDS', 'mirror_kinds', 'Mirror', 'register_mirror', 'check_mi
 # %% ../../nbs/050_experiments.mirrors.ipynb #08841cb4
 import threading, time
 from collections import deque
+from functools import partial
 from itertools import groupby
 
 from fastcore.basics import patch
@@ -82,7 +83,7 @@ class MirrorThread:
         self.thread = threading.Thread(target=self._work, name=f'aurl-{mirror.name}', daemon=True)
         self.thread.start()
 
-# %% ../../nbs/050_experiments.mirrors.ipynb #69f3760d
+# %% ../../nbs/050_experiments.mirrors.ipynb #8aa75c9e
 @patch
 def _report_once(self:MirrorThread, kind, message):
     "Report a kind of problem the first time."
@@ -90,6 +91,7 @@ def _report_once(self:MirrorThread, kind, message):
     self._reported.add(kind)
     self.report(f'mirror {self.mirror.name}: {message}')
 
+# %% ../../nbs/050_experiments.mirrors.ipynb #548067dd
 @patch
 def put(self:MirrorThread,
     event:dict, # with its `kind`
@@ -102,6 +104,7 @@ def put(self:MirrorThread,
         self._report_once('full', f'{self.capacity:,} events are waiting; further ones are not repeated there')
     self._check_hang()
 
+# %% ../../nbs/050_experiments.mirrors.ipynb #71a3abf0
 @patch
 def _lose(self:MirrorThread, n):
     "Count events that are not repeated; called by both threads."
@@ -146,10 +149,12 @@ def _attempt(self:MirrorThread, action, tries):
 @patch
 def _start(self:MirrorThread): self.identity = self.mirror.start() or {}
 
-# %% ../../nbs/050_experiments.mirrors.ipynb #6da0b029
+# %% ../../nbs/050_experiments.mirrors.ipynb #0122e5d7
+def _is_metrics(event): return event['kind'] == 'metrics'
+
 def _grouped(events):
     "Events for each call: consecutive metrics together, every other event alone."
-    for is_metrics, group in groupby(events, lambda e: e['kind'] == 'metrics'):
+    for is_metrics, group in groupby(events, _is_metrics):
         group = list(group)
         yield from [group] if is_metrics else ([e] for e in group)
 
@@ -189,7 +194,7 @@ def _work_on(self:MirrorThread, events):
     for i, group in enumerate(groups := list(_grouped(events))):
         if self.state == 'dropped':
             return self._lose(sum(map(len, groups[i:])))
-        self._count(self._attempt(lambda: self._repeat(group), self.tries), len(group))
+        self._count(self._attempt(partial(self._repeat, group), self.tries), len(group))
 
 # %% ../../nbs/050_experiments.mirrors.ipynb #7773cf9c
 @patch

@@ -169,7 +169,7 @@ def artifact(self:TensorBoardMirror, event):
     self._show(event, _text_value(f'{event["kind"]}/{event["name"]}', f'`{event["files"]["path"]}`'))
 TensorBoardMirror.model = TensorBoardMirror.artifact
 
-# %% ../../nbs/058_experiments.tensorboard_mirror.ipynb #36b1f045
+# %% ../../nbs/058_experiments.tensorboard_mirror.ipynb #819a2858
 def _graph_node(node, before, inner):
     "A node of the graph page; a module with modules inside becomes a group."
     name = node['name'].replace('.', '/') + '/module'*inner
@@ -178,11 +178,13 @@ def _graph_node(node, before, inner):
     if node['shape']: def_.attr['output'].s = str(node['shape']).encode()
     return def_
 
+def _call_order(node): return math.inf if node['order'] is None else node['order']
+
 @patch
 def graph(self:TensorBoardMirror, event):
     nodes = json.loads((self.run.path/event['files']['graph']).read_text(encoding='utf-8'))
     graph, before = _proto()['graph_pb2'].GraphDef(), []
-    for n in sorted(nodes, key=lambda n: math.inf if n['order'] is None else n['order']):
+    for n in sorted(nodes, key=_call_order):
         inner = any(m['name'].startswith(n['name'] + '.') for m in nodes)
         graph.node.append(made := _graph_node(n, before, inner))
         before = [made.name]

@@ -154,6 +154,7 @@ def audio(self:Tracker,
         return self._record('audio', name, step, dict(audio=file))
     return self._safely(f'audio {name}', write)
 
+# %% ../../nbs/054_experiments.tracker.ipynb #aef7c7a6
 @patch
 def _write_sound(self:Tracker, name, sound, step, sample_rate):
     "Write an array of samples to a WAV file."
@@ -178,7 +179,7 @@ def roll(self:Tracker,
         return self._record('roll', name, step, files)
     return self._safely(f'roll {name}', write)
 
-# %% ../../nbs/054_experiments.tracker.ipynb #37cd2cb8
+# %% ../../nbs/054_experiments.tracker.ipynb #45939a4e
 @patch
 def table(self:Tracker,
     name:str,
@@ -192,6 +193,7 @@ def table(self:Tracker,
         return self._record('table', name, step, dict(table=file))
     return self._safely(f'table {name}', write)
 
+# %% ../../nbs/054_experiments.tracker.ipynb #7efeb135
 @patch
 def graph(self:Tracker,
     model,     # an `nn.Module`

@@ -26,7 +26,7 @@ from ..tokens.codec import decode
 from ..tokens.verdict import verdict
 from ..train.budget import Budget
 
-# %% ../../nbs/868_monitor.tracked_samples.ipynb #1d32a902
+# %% ../../nbs/868_monitor.tracked_samples.ipynb #5a241738
 def _write_sound(score, base, seconds):
     "Write the sound of a piece to a small file."
     data = encode_audio(score, seconds=seconds)
@@ -34,6 +34,7 @@ def _write_sound(score, base, seconds):
     with atomic_path(path) as p: p.write_bytes(data)
     return path
 
+# %% ../../nbs/868_monitor.tracked_samples.ipynb #1d32a902
 def track_piece(
     tracker:Tracker,
     name:str,
