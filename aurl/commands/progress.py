@@ -22,6 +22,7 @@ def read_json_or_empty(
     except (OSError, ValueError): return {}
     return content if isinstance(content, dict) else {}
 
+# %% ../../nbs/992_commands.progress.ipynb #70ac010d
 def _format_clock(seconds):
     "Format `seconds` as on a clock: 0:05, 1:02:03."
     minutes, rest = divmod(int(seconds + .5), 60)
@@ -108,6 +109,7 @@ def _progress_bar(**kwargs):
 # %% ../../nbs/992_commands.progress.ipynb #70e5ac0e
 def _shorten(text, width): return text if len(text) <= width else text[:max(0, width-1)] + '…'
 
+# %% ../../nbs/992_commands.progress.ipynb #dc098dfc
 class _BarProgress:
     "Progress in a terminal: one live line."
     def __init__(self, **kwargs):
@@ -137,6 +139,7 @@ class _BarProgress:
 # %% ../../nbs/992_commands.progress.ipynb #5eea5eb4
 ALERT_LEVELS = 'WARNING', 'ERROR', 'CRITICAL'
 
+# %% ../../nbs/992_commands.progress.ipynb #bbf844f4
 class AlertReader:
     "Reads the alerts that are added to a log."
     def __init__(self, path):
@@ -183,6 +186,7 @@ def _stop_message(run, stage):
                 'Ctrl-C again ends at once')
     return 'stopping; Ctrl-C again ends at once'
 
+# %% ../../nbs/992_commands.progress.ipynb #5ef84102
 def _on_signal(number, frame, *, run, run_dir, say):
     "Stop `run` after a signal, and say so."
     run.signal = number
@@ -198,6 +202,7 @@ def _new_display(say, every, quiet):
     if quiet: return _Quiet()
     return _BarProgress() if sys.stderr.isatty() and sys.stdout.isatty() else _LineProgress(say, every)
 
+# %% ../../nbs/992_commands.progress.ipynb #3cc3917f
 def _show_progress(run, run_dir, bar):
     "Show the progress of `run` in `bar` until it has ended."
     alerts = AlertReader(Path(run_dir)/'training.log')
@@ -208,6 +213,7 @@ def _show_progress(run, run_dir, bar):
         bar.update(str(now.get('stage') or 'starting'), now.get('fraction'), str(now.get('message') or ''))
         if run.n_stop_requests > 1: run.stop()  # the kernel was still starting at the first call
 
+# %% ../../nbs/992_commands.progress.ipynb #d5095964
 def run_with_progress(
     run:Execution, # not started yet
     run_dir,       # folder of its progress.json

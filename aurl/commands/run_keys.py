@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DRY_TRAINING', 'first_one', 'every_five', 'dry_folder', 'nested_limits', 'RunKeys']
 
-# %% ../../nbs/965_commands.run_keys.ipynb #161e6a33
+# %% ../../nbs/965_commands.run_keys.ipynb #478ad2b2
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -15,17 +15,20 @@ from ..config import Config
 from ..core import ConfigError
 from ..experiments.run import check_labels
 
-# %% ../../nbs/965_commands.run_keys.ipynb #62f00fbc
+# %% ../../nbs/965_commands.run_keys.ipynb #d5cd2a9f
 def _is_number(v): return isinstance(v, (int, float)) and not isinstance(v, bool)
 
+# %% ../../nbs/965_commands.run_keys.ipynb #f66c5a2a
 def _limited(value, limit):
     "Return `value` within a limit."
     if callable(limit): return limit(value)
     if _is_number(limit) and _is_number(value): return min(value, limit) if value else limit
     return limit
 
+# %% ../../nbs/965_commands.run_keys.ipynb #17dcb8dd
 def _plain(value): return value.to_dict() if isinstance(value, Config) else value
 
+# %% ../../nbs/965_commands.run_keys.ipynb #0b800c19
 def _limit_key(values, defaults, key, limit):
     "Limit one dotted key of the nested dict `values`."
     first, _, rest = key.partition('.')
@@ -33,42 +36,66 @@ def _limit_key(values, defaults, key, limit):
     if not rest: values[first] = _limited(value, limit)
     else:
         values[first] = dict(value or {})
-        _limit_key(values[first], (defaults.get(first) or {}) if isinstance(defaults.get(first), dict) else {}, rest, limit)
+        inner = defaults.get(first)
+        _limit_key(values[first], inner if isinstance(inner, dict) else {}, rest, limit)
 
-# %% ../../nbs/965_commands.run_keys.ipynb #25ff3c51
+# %% ../../nbs/965_commands.run_keys.ipynb #a4868a36
 def first_one(values):
     "Return the first element, as a list; `values` without one."
     return list(values)[:1]
 
+# %% ../../nbs/965_commands.run_keys.ipynb #6fc68ea5
 def every_five(value):
     "Return an interval of at most five steps."
     return min(int(value), 5) if str(value).isdecimal() and int(value) else 5
 
+# %% ../../nbs/965_commands.run_keys.ipynb #3a2ebaae
 def dry_folder(path):
     "Return the folder `dry_runs` beside a path, with the same name."
     path = Path(path)
     return str(path if path.parent.name == 'dry_runs' else path.parent/'dry_runs'/path.name)
 
+# %% ../../nbs/965_commands.run_keys.ipynb #229304f6
 DRY_TRAINING = { # limits of a training
     'steps': 10, 'minutes': 0, 'log_every': 1, 'valid_every': every_five, 'valid_pieces': 2, 'checkpoint_every': 5,
     'monitor.every': 5, 'monitor.tokens': 32, 'resume': 'no',
 }
 
+# %% ../../nbs/965_commands.run_keys.ipynb #3ba176a2
 def nested_limits(key):
-    "Return the limits of a training that is the value of `key`, one of several that are compared."
+    "Return the limits of the trainings that `key` describes."
     names = 'steps', 'minutes', 'log_every', 'valid_every', 'valid_pieces'
     return {f'{key}.{name}': DRY_TRAINING[name] for name in names}
 
-# %% ../../nbs/965_commands.run_keys.ipynb #1cda9b7e
+# %% ../../nbs/965_commands.run_keys.ipynb #229304f6
+DRY_TRAINING = { # limits of a training
+    'steps': 10, 'minutes': 0, 'log_every': 1, 'valid_every': every_five, 'valid_pieces': 2, 'checkpoint_every': 5,
+    'monitor.every': 5, 'monitor.tokens': 32, 'monitor.quality_every': 5, 'monitor.quality_tokens': 64, 'resume': 'no',
+}
+
+def nested_limits(key):
+    "Return the limits of the trainings that `key` describes."
+    names = 'steps', 'minutes', 'log_every', 'valid_every', 'valid_pieces'
+    return {f'{key}.{name}': DRY_TRAINING[name] for name in names}
+
+# %% ../../nbs/965_commands.run_keys.ipynb #e1100661
+def _checked_tags(value):
+    "Return tags as a tuple."
+    if value is not None and not isinstance(value, (str, list, tuple)):
+        raise ValueError('this is not a list of words; write tags=[baseline,bach]')
+    try: return tuple(check_labels(value or ())['tags'])
+    except ConfigError as e: raise ValueError(f'{e.what}; {e.way_out}') from e
+
 class RunKeys(Config):
     "Keys of every command."
     dry_limits: ClassVar[dict] = {}        # key: limit, for a dry run
     tags: tuple[str, ...] = Field((), description='words to find the run by, such as tags=[baseline,bach]')
     group: str = Field('', description='name of a group of runs, such as those of a comparison')
     notes: str = Field('', description='notes about the run')
-    log_level: Literal['debug', 'info', 'warning', 'error'] = Field('info', description='lowest level of the records in '
-        'training.log; debug: also each training window')
-    dry_run: bool = Field(False, description='ten steps through every part with short intervals, in a folder of its own')
+    log_level: Literal['debug', 'info', 'warning', 'error'] = Field('info', description='lowest level of the '
+        'records in training.log; debug: also each training window')
+    dry_run: bool = Field(False, description='ten steps through every part with short intervals, '
+                          'in a folder of its own')
 
     @staticmethod
     def _as_dict(values): return _plain(values) or {}
@@ -76,8 +103,7 @@ class RunKeys(Config):
     @field_validator('tags', mode='before')
     @classmethod
     def _words(cls, value):
-        try: return tuple(check_labels(value or ())['tags'])
-        except ConfigError as e: raise ValueError(f'{e.what}; {e.way_out}') from e
+        return _checked_tags(value)
 
     @model_validator(mode='before')
     @classmethod

@@ -62,6 +62,7 @@ def _remote(cwd):
     address = _git_line('config', '--get', 'remote.origin.url', cwd=cwd)
     return re.sub(r'^(\w+://)[^/@]*@', r'\1', address) or None
 
+# %% ../../nbs/035_experiments.environment.ipynb #60dbab2e
 def git_state(
     cwd=None,    # a folder of the repository; None: the current one
     ignore=None, # a folder whose untracked files are ignored, such as that of the runs
@@ -102,7 +103,7 @@ def git_diff(
 def _is_hidden(name): return any(part.startswith('.') for part in Path(name).parts)
 
 def _list_untracked(top, ignore):
-    "Return the untracked files of the repository `top` that git does not ignore, without those in `ignore`."
+    "Return the untracked files of `top`, without those in `ignore`."
     names = _git('ls-files', '--others', '--exclude-standard', '-z', cwd=top) or ''
     return _outside([f for f in names.split('\0') if f], top, ignore)
 
@@ -136,11 +137,13 @@ _CPU_FLAGS = {'sse4_2', 'avx', 'avx2', 'fma', 'f16c', 'avx_vnni', 'avx512f', 'av
               'avx512_fp16', 'amx_tile', 'amx_int8', 'amx_bf16', 'amx_fp16',
               'asimd', 'asimdhp', 'asimddp', 'sve', 'sve2', 'bf16', 'i8mm', 'sme'}
 
+# %% ../../nbs/035_experiments.environment.ipynb #cd2b79aa
 def _cpuinfo_value(text, name):
     "Return the first value of `name` in the `text` of /proc/cpuinfo, or None."
     found = re.search(rf'{name}\s*: (.*)', text)
     return found[1] if found else None
 
+# %% ../../nbs/035_experiments.environment.ipynb #53c06ae4
 def _cpu():
     "Return the name of the processor, and its relevant instruction sets."
     try: text = Path('/proc/cpuinfo').read_text()
@@ -148,6 +151,7 @@ def _cpu():
     name, flags = _cpuinfo_value(text, 'model name'), _cpuinfo_value(text, '(?:flags|Features)') or ''
     return (platform.machine() if name is None else name), sorted({*flags.split()} & _CPU_FLAGS)
 
+# %% ../../nbs/035_experiments.environment.ipynb #41a16410
 def _ram():
     "Return the bytes of memory, or None."
     try: return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
@@ -159,12 +163,14 @@ def _gpu_names(torch):
     if not torch.cuda.is_available(): return []
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
+# %% ../../nbs/035_experiments.environment.ipynb #3c312d1a
 def _gpu_driver():
     "Return the version of the driver of NVIDIA GPUs, or None."
     try: found = re.search(r'Module\s+(\d[\d.]*)', Path('/proc/driver/nvidia/version').read_text())
     except OSError: return None
     return found and found[1]
 
+# %% ../../nbs/035_experiments.environment.ipynb #4b0299f6
 def _torch_environment(torch):
     "Return version, threads and GPUs of the module `torch`, and what makes its results deterministic."
     return dict(torch=torch.__version__, torch_threads=torch.get_num_threads(), cuda=torch.version.cuda,
@@ -178,10 +184,12 @@ def _packages():
     packages = {d.name.lower(): d.version for d in metadata.distributions() if d.name}
     return dict(sorted(packages.items()))
 
+# %% ../../nbs/035_experiments.environment.ipynb #3ba12fa0
 # environment variables that may change a result
 _VARIABLES = ('PYTHONHASHSEED', 'CUBLAS_WORKSPACE_CONFIG', 'CUDA_VISIBLE_DEVICES', 'NVIDIA_TF32_OVERRIDE',
               'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'MKL_CBWR', 'ATEN_CPU_CAPABILITY', 'ONEDNN_MAX_CPU_ISA')
 
+# %% ../../nbs/035_experiments.environment.ipynb #0f928fed
 def environment()->dict:
     "Return the properties of machine, Python and torch, the command line, and the versions of all packages."
     cpu, flags = _cpu()

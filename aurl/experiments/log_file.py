@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['MAX_LOG_BYTES', 'locked_folder', 'rotate_log', 'append_log', 'entry_of', 'RunLogHandler', 'run_logger']
 
-# %% ../../nbs/037_experiments.log_file.ipynb #bb02c86b
+# %% ../../nbs/037_experiments.log_file.ipynb #793f0ecf
 import contextlib, datetime, gzip, logging, os, shutil, time
+from functools import partial
 from pathlib import Path
 
 from ..core import atomic_path, fcntl
 from .log_format import LogEntry, format_entry, read_log
 
-# %% ../../nbs/037_experiments.log_file.ipynb #ec047a7f
+# %% ../../nbs/037_experiments.log_file.ipynb #1918d73b
 def _try_flock(fd, seconds):
     "Lock the open folder `fd` within `seconds`; return whether that was possible."
     end = time.monotonic() + seconds
@@ -23,7 +24,7 @@ def _try_flock(fd, seconds):
         if time.monotonic() >= end: return False
         time.sleep(.001)
 
-# %% ../../nbs/037_experiments.log_file.ipynb #58991ab0
+# %% ../../nbs/037_experiments.log_file.ipynb #3235f977
 @contextlib.contextmanager
 def locked_folder(
     folder,           # a path
@@ -37,7 +38,7 @@ def locked_folder(
     try: yield _try_flock(fd, seconds)
     finally: os.close(fd)
 
-# %% ../../nbs/037_experiments.log_file.ipynb #94c09dd0
+# %% ../../nbs/037_experiments.log_file.ipynb #fe401bf7
 def _part(path, k): return path.with_name(f'{path.name}.{k}.gz')
 
 def _compress_part(path, backups):
@@ -50,7 +51,7 @@ def _compress_part(path, backups):
     os.replace(path.with_name(f'{path.name}.new.gz'), _part(path, 1))
     renamed.unlink()
 
-# %% ../../nbs/037_experiments.log_file.ipynb #86499bff
+# %% ../../nbs/037_experiments.log_file.ipynb #e727a146
 def rotate_log(
     path,          # of the log; the lock of its folder is held
     backups:int=5, # compressed parts to keep
@@ -63,7 +64,7 @@ def rotate_log(
         os.replace(path, renamed)
         _compress_part(path, backups)
 
-# %% ../../nbs/037_experiments.log_file.ipynb #9ba0c497
+# %% ../../nbs/037_experiments.log_file.ipynb #cc01d1c1
 MAX_LOG_BYTES = 100_000_000
 
 def _write_all(fd, data):
@@ -73,7 +74,7 @@ def _write_all(fd, data):
     data = b'\n'*torn + data
     while data: data = data[os.write(fd, data):]
 
-# %% ../../nbs/037_experiments.log_file.ipynb #339594ba
+# %% ../../nbs/037_experiments.log_file.ipynb #0ec2e28e
 def append_log(
     path,          # of the log
     text:str,      # of a record, with its line breaks
@@ -89,12 +90,13 @@ def append_log(
         try: _write_all(fd, data)
         finally: os.close(fd)
 
-# %% ../../nbs/037_experiments.log_file.ipynb #78a755e4
+# %% ../../nbs/037_experiments.log_file.ipynb #84e5c8ad
 def _module_of(record):
     "Return the module that wrote a record of `logging`."
     is_cell = record.pathname.startswith('<') or 'ipykernel' in record.pathname
     return 'notebook' if is_cell else record.module
 
+# %% ../../nbs/037_experiments.log_file.ipynb #ec18bdc7
 def entry_of(
     record, # of `logging`
 )->LogEntry:
@@ -105,7 +107,7 @@ def entry_of(
     module = getattr(record, 'module_name', None) or _module_of(record)
     return LogEntry(when, record.levelname, module, record.getMessage(), tuple(fields))
 
-# %% ../../nbs/037_experiments.log_file.ipynb #d6e76c39
+# %% ../../nbs/037_experiments.log_file.ipynb #8154eaa3
 class RunLogHandler(logging.Handler):
     "Append records to the log of a run, which several processes may share."
     def __init__(self,
@@ -122,15 +124,15 @@ class RunLogHandler(logging.Handler):
     def emit(self, record):
         try:
             if self.guard is None: self.write(record)
-            else: self.guard(lambda: self.write(record))
+            else: self.guard(partial(self.write, record))
         except Exception: self.handleError(record)
 
-# %% ../../nbs/037_experiments.log_file.ipynb #52b0d012
+# %% ../../nbs/037_experiments.log_file.ipynb #46e2edb8
 def run_logger(
     handler:logging.Handler,
-    level='INFO', # lowest level that is written
+    level='INFO', # lowest level
 )->logging.Logger:
-    "Return a logger for one run, which is not among those of `logging.getLogger`."
+    "Return a logger that `logging.getLogger` does not know."
     logger = logging.Logger('aurl.run', level)
     logger.addHandler(handler)
     return logger

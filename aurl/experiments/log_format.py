@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['LogEntry', 'format_entry', 'parse_log', 'log_parts', 'read_log']
 
-# %% ../../nbs/036_experiments.log_format.ipynb #7302ed52
+# %% ../../nbs/036_experiments.log_format.ipynb #a636fb65
 import datetime, gzip, re
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../../nbs/036_experiments.log_format.ipynb #8e1c4088
+# %% ../../nbs/036_experiments.log_format.ipynb #d712673b
 @dataclass(frozen=True)
 class LogEntry:
     "A record of a training log."
@@ -22,26 +22,33 @@ class LogEntry:
 
     def __str__(self): return format_entry(self)
 
-# %% ../../nbs/036_experiments.log_format.ipynb #57a14159
+# %% ../../nbs/036_experiments.log_format.ipynb #badeff9c
 _control = r'\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff'
-_unsafe = re.compile(rf'[{_control}]|\\(?=[xu])')                # a backslash that would begin an escape is escaped, too
+_unsafe = re.compile(rf'[{_control}]|\\(?=[xu])')     # and a backslash that would begin an escape
 _unsafe_in_name = re.compile(rf'[{_control}\n:\[\]]|\\(?=[xu])')
 _escape = re.compile(r'\\x([0-9a-f]{2})|\\u([0-9a-f]{4})')
 
+# %% ../../nbs/036_experiments.log_format.ipynb #34f4ea10
 def _escaped(m):
     "Return the escape of the character that `m` matched."
     code = ord(m[0])
     return f'\\x{code:02x}' if code < 256 else f'\\u{code:04x}'
 
-def _unescaped(text): return _escape.sub(lambda m: chr(int(m[1] or m[2], 16)), text)
+# %% ../../nbs/036_experiments.log_format.ipynb #640b01b5
+def _character(m): return chr(int(m[1] or m[2], 16))
 
-# %% ../../nbs/036_experiments.log_format.ipynb #e8b90417
+# %% ../../nbs/036_experiments.log_format.ipynb #a78fb9c7
+def _unescaped(text): return _escape.sub(_character, text)
+
+# %% ../../nbs/036_experiments.log_format.ipynb #27c3fc3a
 def _text_lines(text):
     "Return `text` as it is written: further lines are indented, control characters are escaped."
     return _unsafe.sub(_escaped, text).replace('\n', '\n    | ')
 
+# %% ../../nbs/036_experiments.log_format.ipynb #40c6bb0b
 def _name(text): return _unsafe_in_name.sub(_escaped, text)
 
+# %% ../../nbs/036_experiments.log_format.ipynb #9bd291f1
 def format_entry(
     entry:LogEntry,
 )->str: # lines, each with its line break
@@ -50,7 +57,7 @@ def format_entry(
     head = f'[{time}] [{_name(entry.level)}] [{_name(entry.module)}] {_text_lines(entry.message)}\n'
     return head + ''.join(f'  - {_name(name)}: {_text_lines(text)}\n' for name, text in entry.fields)
 
-# %% ../../nbs/036_experiments.log_format.ipynb #ba92f501
+# %% ../../nbs/036_experiments.log_format.ipynb #14a66d8b
 _time = r'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d'
 _head = re.compile(rf'\[({_time}\.\d{{3}})\] \[([^\]]*)\] \[([^\]]*)\] (.*)')
 _old_head = re.compile(rf'({_time}) (.*)')
@@ -62,7 +69,7 @@ def _first_line(line):
     if m := _head.fullmatch(line): return [*m.groups()]
     if m := _old_head.fullmatch(line): return [m[1], 'INFO', '', m[2]]
 
-# %% ../../nbs/036_experiments.log_format.ipynb #8b9e5ba1
+# %% ../../nbs/036_experiments.log_format.ipynb #e9a352b1
 def _finished(head, fields):
     "Return the record that these texts describe; None if its time does not exist."
     time, *texts = head
@@ -70,7 +77,7 @@ def _finished(head, fields):
     except ValueError: return None
     return LogEntry(time, *map(_unescaped, texts), tuple((_unescaped(k), _unescaped(v)) for k, v in fields))
 
-# %% ../../nbs/036_experiments.log_format.ipynb #91b6b314
+# %% ../../nbs/036_experiments.log_format.ipynb #8be1e22c
 class _Reader:
     "Collects the lines of a record."
     def __init__(self): self.head, self.fields = None, []
@@ -84,9 +91,13 @@ class _Reader:
         "Add a line that begins no record."
         if self.head is None: return
         if m := _field.fullmatch(line): self.fields.append([m[1], m[2]])
-        elif line.startswith(_more): (self.fields[-1] if self.fields else self.head)[-1] += '\n' + line[len(_more):]
+        elif line.startswith(_more): self._continue(line[len(_more):])
 
-# %% ../../nbs/036_experiments.log_format.ipynb #88c115df
+    def _continue(self, line):
+        "Add a further line to the last text."
+        (self.fields[-1] if self.fields else self.head)[-1] += '\n' + line
+
+# %% ../../nbs/036_experiments.log_format.ipynb #51baff99
 def parse_log(
     text:str, # of a log, or a part of it that begins with a record
 )->list:      # of `LogEntry`
@@ -99,20 +110,24 @@ def parse_log(
         else: reader.add(line)
     return [e for e in [*found, reader.take()] if e is not None]
 
-# %% ../../nbs/036_experiments.log_format.ipynb #6b0f4e53
+# %% ../../nbs/036_experiments.log_format.ipynb #a544519a
+def _part_number(path): return int(path.suffixes[-2][1:])
+
+# %% ../../nbs/036_experiments.log_format.ipynb #41c177a4
 def log_parts(
     path, # of a log
 )->list:  # of paths, oldest first
     "Return the files of a log that exist."
     path = Path(path)
-    older = sorted(path.parent.glob(f'{path.name}.[0-9]*.gz'), key=lambda p: -int(p.suffixes[-2][1:] or 0))
+    older = sorted(path.parent.glob(f'{path.name}.[0-9]*.gz'), key=_part_number, reverse=True)
     return [p for p in (*older, path.with_name(f'{path.name}.0'), path) if p.is_file()]
 
+# %% ../../nbs/036_experiments.log_format.ipynb #60acf110
 def _read_part(path):
     "Return the text of a part of a log."
     with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as f: return f.read().decode('utf-8', 'replace')
 
-# %% ../../nbs/036_experiments.log_format.ipynb #cd722c62
+# %% ../../nbs/036_experiments.log_format.ipynb #8fe3ab79
 def read_log(
     path, # a log, or the directory of a run
 )->list:  # of `LogEntry`, oldest first

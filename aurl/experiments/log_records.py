@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['RECORD_LINES', 'record_fields', 'record_kind', 'record_values']
 
-# %% ../../nbs/041_experiments.log_records.ipynb #80eec954
+# %% ../../nbs/041_experiments.log_records.ipynb #a0403d32
 import json, re
+from functools import partial
 
 from fastcore.basics import patch
 
@@ -14,33 +15,36 @@ from ..core import ConfigError, suggest
 from .log_format import LogEntry
 from .run import Experiment
 
-# %% ../../nbs/041_experiments.log_records.ipynb #99f1f65a
-def _losses(digits):
-    "Return the function that writes losses by name with so many digits."
-    return lambda losses: '{' + ', '.join(f'{k}: {v:.{digits}f}' for k, v in losses.items()) + '}'
+# %% ../../nbs/041_experiments.log_records.ipynb #7c5c456d
+def _write_losses(losses, digits):
+    "Return losses by name as text, with so many digits."
+    return '{' + ', '.join(f'{k}: {v:.{digits}f}' for k, v in losses.items()) + '}'
 
 def _read_losses(text):
     "Read losses by name."
     parts = (part.rpartition(': ') for part in text[1:-1].split(', ') if part)
     return {name: float(value) for name, _, value in parts}
 
-# %% ../../nbs/041_experiments.log_records.ipynb #5db6b4ef
+def _without_unit(text): return float(text[:-2])
+def _write_json(value): return json.dumps(value, ensure_ascii=False)
+
+# %% ../../nbs/041_experiments.log_records.ipynb #d452503b
 _number = r'-?(?:\d+(?:\.\d+)?|inf|nan)'
 _types = dict( # name: how it is written, how it is read, and what it looks like
     int=(str, int, r'-?\d+'),
-    gb=('{:.1f}GB'.format, lambda t: float(t[:-2]), _number + 'GB'),
-    seconds=('{:.1f} s'.format, lambda t: float(t[:-2]), _number + ' s'),
+    gb=('{:.1f}GB'.format, _without_unit, _number + 'GB'),
+    seconds=('{:.1f} s'.format, _without_unit, _number + ' s'),
     rate=('{:.1f}'.format, float, _number),
-    losses2=(_losses(2), _read_losses, r'\{.*\}'),
-    losses4=(_losses(4), _read_losses, r'\{.*\}'),
+    losses2=(partial(_write_losses, digits=2), _read_losses, r'\{.*\}'),
+    losses4=(partial(_write_losses, digits=4), _read_losses, r'\{.*\}'),
     yes=({True: 'yes', False: 'no'}.get, 'yes'.__eq__, 'yes|no'),
     hit=({True: 'hit', False: 'miss'}.get, 'hit'.__eq__, 'hit|miss'),
-    json=(lambda v: json.dumps(v, ensure_ascii=False), json.loads, '.*'),
+    json=(_write_json, json.loads, '.*'),
     word=(str, str, r'\S*'),
     text=(str, str, '.*'),
 )
 
-# %% ../../nbs/041_experiments.log_records.ipynb #704c3d7c
+# %% ../../nbs/041_experiments.log_records.ipynb #0c69ddbe
 _files = '<files:int> (<augmented:int> augmented)'
 RECORD_LINES = dict(
     BATCH={
@@ -69,7 +73,7 @@ RECORD_LINES = dict(
                   'Interrupted': '<interrupted:yes>'},
 )
 
-# %% ../../nbs/041_experiments.log_records.ipynb #b6d0516c
+# %% ../../nbs/041_experiments.log_records.ipynb #a1529ed7
 RECORD_LINES |= dict(
     DATA_USAGE={
         'File': '<file:text>',
@@ -88,13 +92,16 @@ RECORD_LINES |= dict(
 )
 _slot = re.compile(r'<(\w+):(\w+)>')
 
-# %% ../../nbs/041_experiments.log_records.ipynb #227a5fc9
+# %% ../../nbs/041_experiments.log_records.ipynb #0fec4aa4
 def _template_values(template): return [m[1] for m in _slot.finditer(template)]
 
+# %% ../../nbs/041_experiments.log_records.ipynb #afa88a14
 def _filled(template, values):
     "Return the text of a line."
-    return _slot.sub(lambda m: _types[m[2]][0](values[m[1]]), template)
+    texts = {m[0]: _types[m[2]][0](values[m[1]]) for m in _slot.finditer(template)}
+    return _slot.sub(lambda m: texts[m[0]], template)
 
+# %% ../../nbs/041_experiments.log_records.ipynb #7b592d34
 def _read_line(template, text):
     "Return the values in the text of a line; None if it does not fit."
     parts = _slot.split(template)
@@ -103,7 +110,7 @@ def _read_line(template, text):
     m = re.fullmatch(pattern, text, re.DOTALL)
     return m and {name: _types[kind][1](t) for name, kind, t in zip(parts[1::3], parts[2::3], m.groups())}
 
-# %% ../../nbs/041_experiments.log_records.ipynb #372987f7
+# %% ../../nbs/041_experiments.log_records.ipynb #8d09259d
 def record_fields(
     kind:str, # a key of `RECORD_LINES`
     **values, # by the names in its templates; a line without any of its values is left out
@@ -119,9 +126,10 @@ def record_fields(
                           way_out=f'its lines are {"; ".join(lines.values())}')
     return {line: _filled(t, values) for line, t in used.items()}
 
-# %% ../../nbs/041_experiments.log_records.ipynb #898d8c31
+# %% ../../nbs/041_experiments.log_records.ipynb #43f8a9d2
 _untagged = 'BATCH', 'RECOVERY'
 
+# %% ../../nbs/041_experiments.log_records.ipynb #ad6734ea
 def record_kind(
     entry:LogEntry,
 )->str: # a key of `RECORD_LINES`; None for another record
@@ -132,6 +140,7 @@ def record_kind(
     found = (kind for kind in _untagged if first[0] in RECORD_LINES[kind])
     return next((kind for kind in found if _read_line(RECORD_LINES[kind][first[0]], first[1])), None)
 
+# %% ../../nbs/041_experiments.log_records.ipynb #49fd9139
 def record_values(
     entry:LogEntry,
 )->dict: # {} for a record without a known kind
@@ -140,7 +149,7 @@ def record_values(
     found = [_read_line(lines[name], text) for name, text in entry.fields if name in lines]
     return {k: v for values in found if values for k, v in values.items()}
 
-# %% ../../nbs/041_experiments.log_records.ipynb #b1fbfb36
+# %% ../../nbs/041_experiments.log_records.ipynb #22da2572
 @patch
 def log_record(self:Experiment,
     kind:str,     # a key of `RECORD_LINES`

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['reproduce_script', 'package_differences', 'print_differences', 'compare_losses', 'newest_repetition', 'report']
 
-# %% ../../nbs/039_experiments.reproduce.ipynb #fffd41bb
+# %% ../../nbs/039_experiments.reproduce.ipynb #2b685eb1
 import json, math, os, re, shlex, sys
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from ..core import AurlError, plural, read_json
 from .run_files import _read_lines
 
-# %% ../../nbs/039_experiments.reproduce.ipynb #920fb100
+# %% ../../nbs/039_experiments.reproduce.ipynb #8cacd7c9
 _script = r'''#!/usr/bin/env bash
 # Repeats the run {name}: the same code, configuration and seed. It then compares the losses.
 #   bash reproduce.sh          clones the code into $OUT/code, and runs it there
@@ -28,13 +28,13 @@ mkdir -p "$out"
 out="$(cd "$out" && pwd)"
 here="${{1:-}}"
 {code}
-"$python" -c 'import sys; from aurl.experiments.reproduce import print_differences; print_differences(sys.argv[1])' "$run"
+"$python" -c 'import sys; from aurl.experiments.reproduce import *; print_differences(sys.argv[1])' "$run"
 touch "$out/.started"
 {command}
 "$python" -c 'import sys; from aurl.experiments.reproduce import report; sys.exit(report(*sys.argv[1:]))' "$run" "$out"
 '''
 
-# %% ../../nbs/039_experiments.reproduce.ipynb #159f4875
+# %% ../../nbs/039_experiments.reproduce.ipynb #f8cd253a
 _checkout = r'''if [ "$here" != --here ]; then
   code="$out/code"
   repo={top}
@@ -46,17 +46,20 @@ _checkout = r'''if [ "$here" != --here ]; then
   export PYTHONPATH="$code${{PYTHONPATH:+:$PYTHONPATH}}"
 fi'''
 _version = r'''"$python" -c 'import aurl, sys
-if aurl.__version__ != sys.argv[1]: sys.exit(f"this is aurl {{aurl.__version__}}: pip install aurl=={version}")' {version}'''
+if aurl.__version__ != sys.argv[1]:
+    sys.exit(f"this is aurl {{aurl.__version__}}: pip install aurl=={version}")' {version}'''
 
+# %% ../../nbs/039_experiments.reproduce.ipynb #ee7a7596
 def _checkout_lines(state, diff, archive):
     "Return the lines that check out the code in the `state` of git."
     apply = ''
     if diff: apply += f'\n  git -C "$code" apply "$run/{diff}"'
     if archive: apply += f'\n  tar -xzf "$run/{archive}" -C "$code"'
     top, remote = shlex.quote(state['top']), shlex.quote(state.get('remote') or state['top'])
-    return _checkout.format(top=top, remote=remote, commit=state['commit'], apply=apply, folder=state.get('folder') or '')
+    where = dict(top=top, remote=remote, folder=state.get('folder') or '')
+    return _checkout.format(**where, commit=state['commit'], apply=apply)
 
-# %% ../../nbs/039_experiments.reproduce.ipynb #4ca8d034
+# %% ../../nbs/039_experiments.reproduce.ipynb #e4f58090
 def _command_lines(command, config, overrides):
     "Return the lines that run a command of aurl with the configuration `config`, a YAML text."
     config = config.replace('\nAURL_CONFIG\n', '\n')
@@ -64,6 +67,7 @@ def _command_lines(command, config, overrides):
     return (f"cat > \"$out/config.yaml\" <<'AURL_CONFIG'\n{config}AURL_CONFIG\n"
             f'"$python" -c \'from aurl.cli import main; main()\' {words}')
 
+# %% ../../nbs/039_experiments.reproduce.ipynb #4c2dd580
 def _argv_lines(argv):
     "Return the lines that run a Python program with the same arguments; None for an interactive session."
     if not argv or 'ipykernel' in ' '.join(argv[:3]) or argv[0] in ('', '-c', '-m'): return None
@@ -71,9 +75,10 @@ def _argv_lines(argv):
     words = argv[1:] if program else argv
     return '"$python" ' + ' '.join(map(shlex.quote, words))
 
-_interactive = 'echo "this run was started in a notebook or an interactive session: execute its cells again" >&2\nexit 3'
+# %% ../../nbs/039_experiments.reproduce.ipynb #c4dae02b
+_interactive = 'echo "this run was started in a notebook or interactively: execute its cells again" >&2\nexit 3'
 
-# %% ../../nbs/039_experiments.reproduce.ipynb #ea8b1969
+# %% ../../nbs/039_experiments.reproduce.ipynb #77610224
 def reproduce_script(
     name:str,       # of the run
     state:dict,     # of git, from `git_state`; of the code that is to be checked out
@@ -90,12 +95,13 @@ def reproduce_script(
     code = _checkout_lines(state, diff, archive) if state.get('commit') else _version.format(version=version)
     lines = _command_lines(command, config, overrides) if command else _argv_lines(list(argv)) or _interactive
     by_clock = command and re.search(r'^minutes: *(?!0(\.0*)?$)\d', config, re.M)
-    note = '\n# Its budget was in minutes, so its learning rate followed the clock: the losses will differ.'*bool(by_clock)
+    note = '\n# Its budget was in minutes: its learning rate followed the clock, so the losses will differ.'*bool(by_clock)
     return _script.format(name=name, code=code, command=lines, note=note)
 
-# %% ../../nbs/039_experiments.reproduce.ipynb #51573dbb
+# %% ../../nbs/039_experiments.reproduce.ipynb #c3c978dc
 _decisive = ('torch', 'numpy', 'fastai', 'symusic', 'scipy', 'aurl')      # packages that change losses
 
+# %% ../../nbs/039_experiments.reproduce.ipynb #7bcd0e09
 def package_differences(
     run, # directory of a run
 )->dict: # package: (version of the run, version now); None: not installed
@@ -104,6 +110,7 @@ def package_differences(
     now = {d.name.lower(): d.version for d in metadata.distributions() if d.name}
     return {k: (v, now.get(k)) for k, v in recorded.items() if now.get(k) != v}
 
+# %% ../../nbs/039_experiments.reproduce.ipynb #b89705b2
 def print_differences(
     run, # directory of a run
 ):
@@ -115,17 +122,18 @@ def print_differences(
         if name in different: print(f'{name} {different[name][1]} instead of {different[name][0]}')
     if others := [k for k in different if k not in _decisive]: print(f'{plural(len(others), "other package")} differ')
 
-# %% ../../nbs/039_experiments.reproduce.ipynb #2ca4dda1
+# %% ../../nbs/039_experiments.reproduce.ipynb #83566b1e
 _exact = re.compile(r'(train|valid)_loss|objective|lr|grad_norm|loss_\w+|valid_\w+|epoch|loss')
 
 def _values(run):
     "Return the values of a run that do not depend on the clock, by step and name; later lines replace earlier ones."
     rows = [r for r in _read_lines(Path(run)/'metrics.jsonl') if r.get('step') is not None]
-    return {(r['step'], k): v for r in rows for k, v in r.items() if _exact.fullmatch(k) and isinstance(v, (int, float))}
+    values = {(r['step'], k): v for r in rows for k, v in r.items() if _exact.fullmatch(k)}
+    return {place: v for place, v in values.items() if isinstance(v, (int, float))}
 
 def _samples(run): return {p.name: p.read_bytes() for p in sorted((Path(run)/'samples').glob('*.mid'))}
 
-# %% ../../nbs/039_experiments.reproduce.ipynb #305d8d44
+# %% ../../nbs/039_experiments.reproduce.ipynb #13494e4a
 def compare_losses(
     run,     # directory of a run
     another, # directory of its repetition
@@ -139,9 +147,10 @@ def compare_losses(
     return dict(n=len(common), differ=differ, largest=max((abs(x - y) for *_, x, y in differ), default=0.),
                 samples=sum(ours[f] == theirs[f] for f in files), n_samples=len(files))
 
+# %% ../../nbs/039_experiments.reproduce.ipynb #1007054d
 def _is_equal(found): return not found['differ'] and found['samples'] == found['n_samples']
 
-# %% ../../nbs/039_experiments.reproduce.ipynb #0463f55d
+# %% ../../nbs/039_experiments.reproduce.ipynb #3d6e1ca8
 def newest_repetition(
     run, # directory of a run
     out, # folder of its repetition; a program may also write its run beside `run`
@@ -156,7 +165,7 @@ def newest_repetition(
     if not found: raise AurlError('the repetition left no run', out, 'see the messages above')
     return max(found, key=lambda p: (p/'environment.json').stat().st_mtime_ns)
 
-# %% ../../nbs/039_experiments.reproduce.ipynb #5c57be4c
+# %% ../../nbs/039_experiments.reproduce.ipynb #baef23e1
 def report(
     run, # directory of a run
     out, # folder that contains its repetition

@@ -6,7 +6,7 @@
 __all__ = ['BestCheckpoint', 'RunResults', 'results_schema', 'read_results', 'final_metrics', 'best_checkpoint', 'run_results',
            'run_artifacts', 'changed_artifacts']
 
-# %% ../../nbs/034_experiments.results.ipynb #8a49a12c
+# %% ../../nbs/034_experiments.results.ipynb #f8ccbe99
 import json, math
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..core import AurlError, read_json, sha256_of, write_json
 
-# %% ../../nbs/034_experiments.results.ipynb #cec4647a
+# %% ../../nbs/034_experiments.results.ipynb #b3f63ba3
 class BestCheckpoint(BaseModel):
     "The best checkpoint of a run."
     model_config = ConfigDict(extra='forbid', allow_inf_nan=False)
     path: str = Field(description='folder of the checkpoint, relative to the run')
     step: int = Field(ge=0, description='completed training steps')
-    score: float | None = Field(description='the value that selects it, lower is better; null: it is only the newest')
+    score: float | None = Field(description='the value that selects it, lower is better; null: only the newest')
 
+# %% ../../nbs/034_experiments.results.ipynb #e44442ab
 class RunResults(BaseModel):
     "The results of a run of aurl: what every command writes; further names belong to the command."
     model_config = ConfigDict(extra='allow', allow_inf_nan=False, title='Results of a run of aurl')
@@ -33,18 +34,20 @@ class RunResults(BaseModel):
     started: str | None = Field(description='date and time, ISO 8601')
     ended: str = Field(description='date and time, ISO 8601')
     seconds: float = Field(ge=0, description='duration, including the time before it was resumed')
-    final_metrics: dict[str, float | None] = Field(description='last value of each metric, and the lowest valid_loss as '
-                                                   'best_valid_loss; null: not finite')
+    final_metrics: dict[str, float | None] = Field(description='last value of each metric, and the lowest valid_loss '
+                                                   'as best_valid_loss; null: not finite')
     best_checkpoint: BestCheckpoint | None = Field(description='null for a run without checkpoints')
     samples: list[dict[str, Any]] = Field(description='a row for each generated piece; `file` is its path')
 
-# %% ../../nbs/034_experiments.results.ipynb #9c97ddd8
+# %% ../../nbs/034_experiments.results.ipynb #2924286e
+_schema_head = {'$schema': 'https://json-schema.org/draft/2020-12/schema',
+                '$id': 'https://aurl.github.io/schemas/results.json'}
+
 def results_schema()->dict:
     "Return the JSON schema of `results.json`, which is published as aurl/schemas/results.json."
-    schema = RunResults.model_json_schema()
-    return {'$schema': 'https://json-schema.org/draft/2020-12/schema', '$id': 'https://aurl.github.io/schemas/results.json',
-            **schema}
+    return _schema_head | RunResults.model_json_schema()
 
+# %% ../../nbs/034_experiments.results.ipynb #1d8cfa4f
 def read_results(
     path, # the directory of a run, or its results.json
 )->dict:
@@ -59,10 +62,11 @@ def read_results(
         raise AurlError(f'{where}: {first["msg"]}', path, 'results of earlier releases have no schema') from e
     return results
 
-# %% ../../nbs/034_experiments.results.ipynb #86028617
+# %% ../../nbs/034_experiments.results.ipynb #cd29a892
 def _is_number(v): return isinstance(v, (int, float)) and not isinstance(v, bool)
 def _finite(v): return v if math.isfinite(v) else None
 
+# %% ../../nbs/034_experiments.results.ipynb #0f3d0ecc
 def final_metrics(
     rows, # of metrics.jsonl, as dicts
 )->dict:  # numbers by name
@@ -75,15 +79,16 @@ def final_metrics(
     if best is not None: out |= dict(best_valid_loss=best[0], best_step=best[1])
     return {k: v if v is None else _finite(v) for k, v in out.items()}
 
-# %% ../../nbs/034_experiments.results.ipynb #8efa4f50
+# %% ../../nbs/034_experiments.results.ipynb #1d48188f
 def _checkpoint_facts(manifest):
     "Return folder, step and score of a checkpoint; None if its manifest is damaged."
     try: m = read_json(manifest)
     except AurlError: return None
     if not isinstance(m, dict) or not isinstance(m.get('step'), int): return None
-    score = m.get('score')
-    return dict(path=f'checkpoints/{manifest.parent.name}', step=m['step'], score=_finite(score) if _is_number(score) else None)
+    score = _finite(m['score']) if _is_number(m.get('score')) else None
+    return dict(path=f'checkpoints/{manifest.parent.name}', step=m['step'], score=score)
 
+# %% ../../nbs/034_experiments.results.ipynb #cef2ba67
 def best_checkpoint(
     folder, # the directory of a run
 )->dict:    # None without checkpoints
@@ -93,7 +98,7 @@ def best_checkpoint(
     if scored: return min(scored, key=lambda c: c['score'])
     return max(found, key=lambda c: c['step'], default=None)
 
-# %% ../../nbs/034_experiments.results.ipynb #efdce5af
+# %% ../../nbs/034_experiments.results.ipynb #9ad196c1
 def run_results(
     folder,   # the directory of a run
     rows,     # of its metrics
@@ -107,15 +112,18 @@ def run_results(
                   best_checkpoint=best_checkpoint(folder), samples=samples)
     return dict(results) | common
 
-# %% ../../nbs/034_experiments.results.ipynb #70f4d9b4
+# %% ../../nbs/034_experiments.results.ipynb #7543beee
 _volatile = {'status.json', 'progress.json', 'summary.json', 'artifacts.json', 'kernel.log', 'training.log'}
+
+# %% ../../nbs/034_experiments.results.ipynb #9df538eb
+def _is_hidden(name): return any(part.startswith('.') for part in name.parts)
 
 def _is_artifact(folder, f):
     "Whether the file `f` of a run is final when the run ends."
     name = f.relative_to(folder)
-    hidden = any(part.startswith('.') for part in name.parts)
-    return not hidden and f.is_file() and not f.is_symlink() and str(name) not in _volatile and f.suffix != '.ipynb'
+    return not _is_hidden(name) and f.is_file() and not f.is_symlink() and str(name) not in _volatile and f.suffix != '.ipynb'
 
+# %% ../../nbs/034_experiments.results.ipynb #7ebe5d64
 def run_artifacts(
     folder, # the directory of a run
 )->list:    # of dicts with path, size in bytes, and sha256
@@ -124,7 +132,7 @@ def run_artifacts(
     files = sorted(f for f in folder.rglob('*') if 'reproduced' not in f.parts and _is_artifact(folder, f))
     return [dict(path=f.relative_to(folder).as_posix(), size=f.stat().st_size, sha256=sha256_of(f)) for f in files]
 
-# %% ../../nbs/034_experiments.results.ipynb #e57570f4
+# %% ../../nbs/034_experiments.results.ipynb #4f29815d
 def changed_artifacts(
     folder, # the directory of a run
 )->dict:    # path: missing or changed

@@ -45,6 +45,7 @@ def check_labels(
         raise ConfigError(f'the tag {bad[0]!r} is not a word', way_out='write tags=[baseline,bach]')
     return dict(tags=list(dict.fromkeys(tags)), group=str(group), notes=str(notes))
 
+# %% ../../nbs/040_experiments.run.ipynb #c16bd56d
 class Experiment:
     "A run and its directory."
     def __init__(self,
@@ -80,11 +81,13 @@ class Experiment:
 @patch
 def _config_text(self:Experiment): return yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
 
+# %% ../../nbs/040_experiments.run.ipynb #a0b13e8d
 @patch
 def _write_config(self:Experiment):
     "Write the settings to `config.yaml`."
     with atomic_path(self.path/'config.yaml') as p: p.write_text(self._config_text(), encoding='utf-8')
 
+# %% ../../nbs/040_experiments.run.ipynb #67b572c1
 @patch
 def _write_inputs(self:Experiment, git, cwd, facts):
     "Write settings, machine and code state; `facts` are added to the properties of the machine."
@@ -102,6 +105,7 @@ def _write_diff(self:Experiment, git, cwd, ignore, stem):
     if data: archive.write_bytes(data)
     return diff.name if git['changed'] else None, archive.name if data else None
 
+# %% ../../nbs/040_experiments.run.ipynb #f73a04b9
 @patch
 def _write_code(self:Experiment, git, cwd, ignore, command):
     "Write the state of the code, and the script that repeats the run."
@@ -214,6 +218,7 @@ def metrics(self:Experiment)->list:
     "Return all lines of `metrics.jsonl` as dicts, without lines that a crash left incomplete."
     return [current_columns(row) for row in _read_lines(self.path/'metrics.jsonl')]
 
+# %% ../../nbs/040_experiments.run.ipynb #4934d84f
 @patch
 def series(self:Experiment,
     key:str,    # a metric, such as 'valid_loss'
@@ -254,6 +259,7 @@ def level_number(self:Experiment,
     if name not in levels: raise ConfigError(f'there is no level {name!r}', way_out=f'use one of {", ".join(levels)}')
     return levels[name]
 
+# %% ../../nbs/040_experiments.run.ipynb #03a2cf9e
 @patch
 def log_text(self:Experiment,
     message:str,  # any text
@@ -263,6 +269,7 @@ def log_text(self:Experiment,
     "Append a record to `training.log`."
     self.logger.log(self.level_number(level), str(message), extra=dict(fields=fields), stacklevel=2)
 
+# %% ../../nbs/040_experiments.run.ipynb #48540f84
 @patch
 def log_entries(self:Experiment)->list:
     "Return all records of `training.log`, each a `LogEntry`."
@@ -271,7 +278,7 @@ def log_entries(self:Experiment)->list:
 # %% ../../nbs/040_experiments.run.ipynb #59fe0980
 @patch
 def _next_stage(self:Experiment, ended, now):
-    "Add the time until `now` to the stage `ended`, and start the time of the next one."
+    "Add the time until `now` to the stage `ended`, and start the next one."
     if ended is not None: self._stages[ended] = self._stages.get(ended, 0.) + now - self._stage_start
     self._stage_start = now
 
@@ -331,6 +338,7 @@ def _write_results(self:Experiment, results, status):
     content = run_results(self.path, self.metrics(), results, **facts, seconds=round(self.elapsed, 3))
     write_json(self.path/'results.json', content)
 
+# %% ../../nbs/040_experiments.run.ipynb #d956f3c6
 @patch
 def _finish_trackers(self:Experiment, status):
     "Let the trackers end, while they wait for their mirrors."
@@ -339,17 +347,20 @@ def _finish_trackers(self:Experiment, status):
 @patch
 def _write_artifacts(self:Experiment): write_json(self.path/'artifacts.json', dict(files=run_artifacts(self.path)))
 
+# %% ../../nbs/040_experiments.run.ipynb #f8a7490b
 @patch
 def artifacts(self:Experiment)->list:
     "Return path, size and SHA-256 of each file of the run as it ended, or now while it has not."
     try: return read_json(self.path/'artifacts.json')['files']
     except AurlError: return run_artifacts(self.path)
 
+# %% ../../nbs/040_experiments.run.ipynb #d81f1ff8
 @patch
 def changed_artifacts(self:Experiment)->dict:
     "Return the files that are missing or have changed since the run ended, with the reason."
     return changed_artifacts(self.path)
 
+# %% ../../nbs/040_experiments.run.ipynb #446f98f0
 @patch
 def finish(self:Experiment,
     lines=(),       # closing lines for the user
@@ -436,11 +447,13 @@ def _folder_text(path):
     files = [f for f in path.rglob('*') if f.is_file()]
     return f'{plural(len(files), "file")}, {_format_size(sum(f.stat().st_size for f in files))}' if files else 'empty'
 
+# %% ../../nbs/040_experiments.run.ipynb #c0853d71
 def _name_and_size(path):
     "Return the name of a file or folder, and its size as text."
     if path.is_dir(): return path.name + '/', _folder_text(path)
     return path.name, _format_size(path.stat().st_size)
 
+# %% ../../nbs/040_experiments.run.ipynb #1c78d7c9
 @patch
 def _tree(self:Experiment):
     "Return files and folders with their sizes."
@@ -451,6 +464,7 @@ def _tree(self:Experiment):
 def _metric_text(v): return f'{v:.4g}' if isinstance(v, float) else str(v)
 def _metrics_text(metrics): return ', '.join(f'{k} {_metric_text(v)}' for k,v in metrics.items())
 
+# %% ../../nbs/040_experiments.run.ipynb #892b35f6
 @patch
 def latest(self:Experiment)->dict:
     "Return the last known value of every metric."
@@ -458,6 +472,7 @@ def latest(self:Experiment)->dict:
     for m in self.metrics(): out |= {k:v for k,v in m.items() if v is not None and k != 'nonfinite'}
     return out
 
+# %% ../../nbs/040_experiments.run.ipynb #ac5684f4
 @patch
 def __repr__(self:Experiment):
     tree = '\n'.join(f'  {name:18} {size}' for name,size in self._tree())

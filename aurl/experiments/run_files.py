@@ -45,10 +45,10 @@ def _start_key(run):
     return (run/'config.yaml').stat().st_mtime_ns, run.name
 
 def _labels_of(run):
-    "Return the tags and the group of the run in a folder."
-    try: status = json.loads((run/'status.json').read_text(encoding='utf-8'))
+    "Return the tags and the group of a run."
+    try: got = json.loads((run/'status.json').read_text(encoding='utf-8'))
     except (OSError, ValueError): return set(), ''
-    return {*(status.get('tags') or ())}, status.get('group') or ''
+    return {*(got.get('tags') or ())}, got.get('group') or ''
 
 def find_runs(
     root='runs', # the folder of all runs

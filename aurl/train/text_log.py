@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FileCounter', 'memory_values', 'named_losses', 'TextLog']
 
-# %% ../../nbs/733_train.text_log.ipynb #afed33fa
+# %% ../../nbs/733_train.text_log.ipynb #630fc482
 import contextlib, math, os, time
 from pathlib import Path
 
@@ -17,11 +17,12 @@ from fastcore.basics import patch
 from ..experiments.run import Experiment
 from ..experiments.log_records import record_fields
 
-# %% ../../nbs/733_train.text_log.ipynb #2363788b
+# %% ../../nbs/733_train.text_log.ipynb #7e90367b
 def _first_places(pieces):
     "Return at which window each piece occurs first, sorted."
     return np.sort(np.unique(pieces, return_index=True)[1])
 
+# %% ../../nbs/733_train.text_log.ipynb #44c44787
 class FileCounter:
     "Counts the files that an epoch has read, and those that were changed by augmentation."
     def __init__(self,
@@ -43,7 +44,7 @@ class FileCounter:
         counts = (int(np.searchsorted(places, n)) for places in (self.firsts, self.augmented))
         return *counts, n, int(self.lengths[n])
 
-# %% ../../nbs/733_train.text_log.ipynb #adb0300b
+# %% ../../nbs/733_train.text_log.ipynb #d6b0110e
 def _is_augmented(loader, windows, epoch):
     "Return for each window of an epoch whether it differs from the file."
     moved = windows['semitones'] != 0
@@ -53,12 +54,13 @@ def _is_augmented(loader, windows, epoch):
     changed = np.array([loader.window_maker.augmentation_of(p, epoch) != plain for p in pieces])
     return moved | changed[places]
 
-# %% ../../nbs/733_train.text_log.ipynb #eb8c46a4
+# %% ../../nbs/733_train.text_log.ipynb #75d70444
 def _resident_bytes():
-    "Return the bytes of main memory that this process occupies; 0 if unknown."
+    "Return the bytes that this process occupies; 0: unknown."
     try: return int(Path('/proc/self/statm').read_text().split()[1])*os.sysconf('SC_PAGE_SIZE')
     except (OSError, ValueError, IndexError, AttributeError): return 0
 
+# %% ../../nbs/733_train.text_log.ipynb #421f1333
 def memory_values(
     device=None, # of the model, as torch names it
 )->dict:         # gpu, gpu_total and ram, in 10⁹ bytes
@@ -68,7 +70,7 @@ def memory_values(
         gpu, total = torch.cuda.memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
     return dict(gpu=gpu/1e9, gpu_total=total/1e9, ram=_resident_bytes()/1e9)
 
-# %% ../../nbs/733_train.text_log.ipynb #202a9ad0
+# %% ../../nbs/733_train.text_log.ipynb #d94555cf
 def named_losses(
     columns:dict, # of a line of `metrics.jsonl`
 )->dict:          # values by name
@@ -81,13 +83,13 @@ def named_losses(
     out |= {k.removeprefix('loss_'): v for k, v in found.items() if k.startswith('loss_') and k != 'loss_scale'}
     return {k: float(v) for k, v in out.items() if v is not None}
 
-# %% ../../nbs/733_train.text_log.ipynb #2bb0efb7
+# %% ../../nbs/733_train.text_log.ipynb #73e9f4c1
 class TextLog(Callback):
     "Write records of a training to `training.log`."
     order, goes_back = 58.2, False        # after `RunLog`
     def __init__(self,
         run:Experiment,
-        clock=time.monotonic, # function that returns seconds
+        clock=time.monotonic, # returns seconds
     ):
         self.experiment, self.clock = run, clock
         self.counter = self.counted_epoch = self.finished_epoch = None
@@ -102,12 +104,13 @@ class TextLog(Callback):
     def state_dict(self): return {}
     def load_state_dict(self, state): self.finished_epoch = None
 
-# %% ../../nbs/733_train.text_log.ipynb #900b8903
+# %% ../../nbs/733_train.text_log.ipynb #8cfd744d
 @patch
 def _record(self:TextLog, kind, message, level='INFO', **values):
     "Write a record; a run without a log has no use for it."
     if hasattr(self.experiment, 'log_record'): self.experiment.log_record(kind, message, level, **values)
 
+# %% ../../nbs/733_train.text_log.ipynb #d473c162
 @patch
 def _place(self:TextLog):
     "Return the epoch of the data and the batches of it that are read; the loader is at the next one already."
@@ -115,13 +118,14 @@ def _place(self:TextLog):
     if self.loader.at: return self.loader.epoch, self.loader.at
     return max(0, self.loader.epoch - 1), len(self._counter(max(0, self.loader.epoch - 1)).ends) - 1
 
+# %% ../../nbs/733_train.text_log.ipynb #e4686b1b
 @patch
 def _counter(self:TextLog, epoch):
     "Return the `FileCounter` of an epoch."
     if self.counted_epoch != epoch: self.counter, self.counted_epoch = FileCounter(self.loader, epoch), epoch
     return self.counter
 
-# %% ../../nbs/733_train.text_log.ipynb #419b055c
+# %% ../../nbs/733_train.text_log.ipynb #52af0d6e
 @patch
 def _n_epochs(self:TextLog, epoch, batch, n_batches):
     "Return how many epochs the budget has, counting the one that it ends in."
@@ -130,6 +134,7 @@ def _n_epochs(self:TextLog, epoch, batch, n_batches):
     done = epoch + batch/max(1, n_batches)
     return max(epoch + 1, math.ceil(done/max(1e-9, min(1., budget.used)) - 1e-6))
 
+# %% ../../nbs/733_train.text_log.ipynb #5c455d8a
 @patch
 def _new_sample(self:TextLog):
     "Return the newest sample written since the last record, or None."
@@ -141,19 +146,25 @@ def _new_sample(self:TextLog):
         files = [f for f in Path(folder).iterdir() if f.is_file()]
         if files: return str(max(files, key=lambda f: f.stat().st_mtime_ns).relative_to(self.experiment.path))
 
-# %% ../../nbs/733_train.text_log.ipynb #60e130d7
+# %% ../../nbs/733_train.text_log.ipynb #2a9d1271
+@patch
+def _step_range(self:TextLog):
+    "Return first and last step of a budget in steps; else {}."
+    budget = getattr(self.learn, 'budget', None)
+    return dict(first_step=budget.done + 1, last_step=budget.steps) if budget is not None and budget.steps else {}
+
+# %% ../../nbs/733_train.text_log.ipynb #4ad5ed60
 @patch
 def before_fit(self:TextLog):
     self.epoch_start = self.fit_start = self.clock()
     self._new_sample()
-    budget, model = getattr(self.learn, 'budget', None), self.model
+    model = self.model
     mode = getattr(getattr(model, 'config', None), 'mode', type(model).__name__)
-    steps = dict(first_step=budget.done + 1, last_step=budget.steps) if budget is not None and budget.steps else {}
     data = dict(n_train=len(self.loader.pieces), n_valid=len(self.dls.valid.pieces), n_batches=len(self.loader))
-    self._record('TRAINING_START', 'the training starts', **steps, **data, mode=mode, device=str(self.dls.device),
+    self._record('TRAINING_START', 'the training starts', **self._step_range(), **data, mode=mode, device=str(self.dls.device),
                  parameters=sum(p.numel() for p in model.parameters()))
 
-# %% ../../nbs/733_train.text_log.ipynb #20104105
+# %% ../../nbs/733_train.text_log.ipynb #8c965461
 @patch
 def after_batch(self:TextLog):
     if not self.training: return
@@ -164,12 +175,13 @@ def after_batch(self:TextLog):
     if log is not None and log.logged_step == log.step: self._record_batch(epoch, batch, log)
     if batch == self._counter(epoch).n_batches: self.finished_epoch = epoch
 
+# %% ../../nbs/733_train.text_log.ipynb #3f77ab0b
 @patch
 def _is_debug(self:TextLog):
     logger = getattr(self.experiment, 'logger', None)
     return logger is not None and logger.isEnabledFor(10)
 
-# %% ../../nbs/733_train.text_log.ipynb #6a978688
+# %% ../../nbs/733_train.text_log.ipynb #cf0ed3bf
 @patch
 def _record_batch(self:TextLog, epoch, batch, log):
     "Write the record of a batch."
@@ -182,6 +194,7 @@ def _record_batch(self:TextLog, epoch, batch, log):
         **memory_values(self.dls.device), sample=self._new_sample(),
     )
 
+# %% ../../nbs/733_train.text_log.ipynb #c9efc039
 @patch
 def _record_windows(self:TextLog, epoch, batch):
     "Write a record for each window of a batch."
@@ -192,28 +205,39 @@ def _record_windows(self:TextLog, epoch, batch):
                      original_length=int(store.length[r['piece']]), semitones=r['semitones'],
                      augmentation=augmentation, cached=True)
 
-# %% ../../nbs/733_train.text_log.ipynb #d474aa99
+# %% ../../nbs/733_train.text_log.ipynb #ad270020
 @patch
 def after_validate(self:TextLog): self._finish_epoch(getattr(self.learn, 'valid_nats', None))
 
+# %% ../../nbs/733_train.text_log.ipynb #2c3348c4
 @patch
 def _finish_epoch(self:TextLog, valid=None):
     "Write the record of the epoch of the data that has ended, if any."
     epoch, self.finished_epoch = self.finished_epoch, None
-    if epoch is None: return
+    if epoch is not None: self._record_epoch(epoch, valid)
+
+# %% ../../nbs/733_train.text_log.ipynb #39e28876
+@patch
+def _best_loss(self:TextLog):
+    "Return the lowest validation loss so far; infinite without one."
+    return next((c.best_loss for c in self.cbs if hasattr(c, 'best_loss')), math.inf)
+
+# %% ../../nbs/733_train.text_log.ipynb #df60e5ca
+@patch
+def _record_epoch(self:TextLog, epoch, valid):
+    "Write the record of an epoch."
     counter, seconds = self._counter(epoch), max(1e-9, self.clock() - self.epoch_start)
     files, augmented, windows, tokens = counter(counter.n_batches)
-    best = next((c.best_loss for c in self.cbs if hasattr(c, 'best_loss')), math.inf)
     self._record(
         'EPOCH_COMPLETE', f'epoch {epoch + 1}', epoch=epoch + 1,
         n_epochs=self._n_epochs(epoch, counter.n_batches, counter.n_batches), seconds=seconds,
         losses=self._epoch_losses(valid), files=files, augmented=augmented, tokens=tokens, windows=windows,
         mean_length=tokens/max(1, windows), windows_per_second=windows/seconds, tokens_per_second=tokens/seconds,
-        best=None if valid is None else valid <= best,
+        best=None if valid is None else valid <= self._best_loss(),
     )
     self.epoch_start = self.clock()
 
-# %% ../../nbs/733_train.text_log.ipynb #7fc2e287
+# %% ../../nbs/733_train.text_log.ipynb #2d3b2910
 @patch
 def _epoch_losses(self:TextLog, valid):
     "Return the losses of training, running mean, and of validation."
@@ -221,11 +245,12 @@ def _epoch_losses(self:TextLog, valid):
     losses = {} if smooth is None or not getattr(smooth, 'count', 0) else dict(train=float(smooth.value))
     return losses if valid is None else losses | dict(valid=float(valid))
 
+# %% ../../nbs/733_train.text_log.ipynb #fa491668
 @patch
 def after_fit(self:TextLog):
     self._finish_epoch()
     budget = getattr(self.learn, 'budget', None)
-    best = next((c.best_loss for c in self.cbs if hasattr(c, 'best_loss')), math.inf)
+    best = self._best_loss()
     self._record('TRAINING_END', 'the training ends', steps=getattr(budget, 'done', self.train_iter),
                  seconds=self.clock() - self.fit_start, losses=dict(valid=best) if best < math.inf else {},
                  interrupted=getattr(budget, 'stop_signal', None) is not None)
