@@ -34,14 +34,15 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'constraint_presets', 'constraint_processor', 'constraint_types', 'make_constraint', 'register_constraint',
            'GenerationStep', 'LogitsProcessor', 'Novelty', 'Sampling', 'generate', 'generate_ids', 'infill_piece',
            'infill_ids', 'latents_between', 'latents_like', 'latents_of', 'MidiPort', 'NoteStream', 'close_ids',
-           'stream', 'StreamPlayer', 'Studio', 'Dashboard', 'LiveDashboard', 'write_dashboard', 'Experiment',
-           'find_runs', 'list_runs', 'read_log', 'record_kind', 'record_values', 'read_results', 'compare_losses',
-           'inspect_run', 'list_cache', 'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable',
-           'baselines', 'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent',
-           'longest_matches', 'memorization_table', 'KnownMusic', 'OriginalityTable', 'originality', 'QualityTable',
-           'measure_quality', 'contact_sheet', 'piece_measures', 'Report', 'Plot', 'convergence', 'gradient_flow',
-           'parameter_shares', 'training_dynamics', 'landscape_plot', 'loss_around', 'sharpness', 'training_landscape',
-           'attention_map', 'attention_roll', 'attention_weights', 'circle_test', 'embedding_geometry', 'latent_map',
+           'stream', 'StreamPlayer', 'Studio', 'Dashboard', 'LiveDashboard', 'write_dashboard', 'Experiment', 'Mirror',
+           'Tracker', 'mirror_run', 'register_mirror', 'start_tracking', 'track_piece', 'find_runs', 'list_runs',
+           'read_log', 'record_kind', 'record_values', 'read_results', 'compare_losses', 'inspect_run', 'list_cache',
+           'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll',
+           'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent', 'longest_matches',
+           'memorization_table', 'KnownMusic', 'OriginalityTable', 'originality', 'QualityTable', 'measure_quality',
+           'contact_sheet', 'piece_measures', 'Report', 'Plot', 'convergence', 'gradient_flow', 'parameter_shares',
+           'training_dynamics', 'landscape_plot', 'loss_around', 'sharpness', 'training_landscape', 'attention_map',
+           'attention_roll', 'attention_weights', 'circle_test', 'embedding_geometry', 'latent_map',
            'architecture_diagram', 'animate_forward_pass', 'TrainingFigures']
 
 # %% ../nbs/990_all.ipynb #25fd0c78
@@ -390,6 +391,10 @@ from .experiments.log_records import record_kind, record_values
 from .experiments.results import read_results
 from .experiments.reproduce import compare_losses
 from .experiments.run_files import find_runs
+from .experiments.mirrors import Mirror, register_mirror
+from .experiments.tracker import Tracker
+from .experiments.tracking import mirror_run, start_tracking
+from .monitor.tracked_samples import track_piece
 from .experiments.registry import list_runs, inspect_run
 from .data.cache import list_cache, repair_stores, verify_stores
 from .data.pruning import prune_stores
@@ -416,6 +421,12 @@ _all_ = [
     'LiveDashboard',
     'write_dashboard',
     'Experiment',
+    'Mirror',
+    'Tracker',
+    'mirror_run',
+    'register_mirror',
+    'start_tracking',
+    'track_piece',
     'find_runs',
     'list_runs',
     'read_log',

@@ -10,6 +10,7 @@ extras = [
     'wandb',
     'mlflow',
     'tensorboard',
+    'trackio',
     'accelerate',
     'dask',
     'distributed',

@@ -114,6 +114,8 @@ OUTSIDE = dict(
     node_rank='980_commands.workers',
     master_addr='980_commands.workers',
     shard='788_train.parallel',
+    track='066_experiments.tracking',
+    samples_every='868_monitor.tracked_samples',
 )
 EVERY_COMMAND = dict.fromkeys(('tags', 'group', 'notes', 'log_level', 'dry_run'), '965_commands.run_keys')
 OUTSIDE |= EVERY_COMMAND
@@ -1014,7 +1016,7 @@ SONG = {
 }
 SONG_OUTSIDE = dict(
     data='test_cli', resume='test_resume', workers='520_data.store', device='020_device', out='967_commands.run_folder',
-    **EVERY_COMMAND,
+    track='066_experiments.tracking', samples_every='868_monitor.tracked_samples', **EVERY_COMMAND,
 )
 
 

@@ -38,6 +38,7 @@ from ..data.tables import StoreConfig
 from ..data.token_store import TokenStore
 from ..dependencies import changed_keys, default_of, given_keys, reject_unused_keys, value_of
 from ..device import amp_dtype, pick_device
+from ..experiments.mirrors import check_mirrors
 from ..generate.sampling import _ending, _limits_for_length, constraint_processors, generation_limits
 from ..memory import available_memory, format_bytes
 from ..models.model_config import ModelConfig
@@ -218,6 +219,7 @@ def _first_stage(cfg):
 def _check_training(cfg, resume_path, alone):
     "Check a `TrainConfig` or a `SongConfig`; `resume_path` is the run to resume, or None."
     lines, is_new = [], resume_path is None
+    check_mirrors(cfg.track)
     Budget(cfg.steps or None, cfg.minutes or None)
     if isinstance(cfg, TrainConfig): lines = _check_stage_configs(cfg, not is_new, alone)
     elif cfg.model != 'auto': make_config(ModelConfig, preset=cfg.model, group='model')

@@ -17,6 +17,7 @@ from ..core import ConfigError
 from ..corpus.phrases import PhraseConfig
 from ..corpus.catalog import trainable_names
 from ..data.loader_config import LoaderConfig
+from ..experiments.tracking import mirror_kinds
 from ..generate.files import WriteConfig
 from ..generate.infill import InfillConfig
 from ..generate.profile_limits import ProfileConfig, on_or_off
@@ -42,6 +43,14 @@ def _check_interval(value):
     try: valid_interval(value)
     except ConfigError as e: raise ValueError(e.way_out) from e
     return int(value) if str(value).isdecimal() else value
+
+def _check_trackers(value):
+    "Validate `track`, and return it as a list; whether the packages are installed is checked before a run."
+    names = [value] if isinstance(value, str) and value else value
+    words = [n for n in names if isinstance(n, str)] if isinstance(names, (list, tuple)) else []
+    unknown = [n for n in words if n not in mirror_kinds]
+    if unknown: raise ValueError(f'there is no tracker {unknown[0]!r}; give one or more of {", ".join(mirror_kinds)}')
+    return names
 
 # %% ../../nbs/966_commands.configs.ipynb #ad1eeece
 class SongConfig(RunKeys):
@@ -74,6 +83,10 @@ class SongConfig(RunKeys):
         description='sampling temperature: below 1 is more conservative, above 1 more varied')
     top_p: float = Field(.98, gt=0, le=1, description='nucleus sampling: probability mass that is kept')
     checkpoint_every: int = Field(100, ge=0, description='steps between checkpoints; 0: none')
+    track: tuple[str, ...] = Field((), description='trackers that mirror the run, one or several: tensorboard, wandb, '
+        'mlflow, trackio')
+    samples_every: int = Field(0, ge=0, description='steps between two pieces that are generated and recorded during '
+        'the training, in at most 3 % of its time; 0: none')
     resume: str = Field('auto',
         description='auto: resume the unfinished run of the same command; no: start a new run; or the run to resume')
     workers: int = Field(2, ge=0, description='number of processes that read files')
@@ -84,6 +97,10 @@ class SongConfig(RunKeys):
     @field_validator('valid_every')
     @classmethod
     def _known_interval(cls, value): return value if value == 'auto' else _check_interval(value)
+
+    @field_validator('track', mode='before')
+    @classmethod
+    def _known_trackers(cls, value): return _check_trackers(value)
 
 # %% ../../nbs/966_commands.configs.ipynb #d3c8e1af
 class PrepareConfig(RunKeys):
@@ -212,6 +229,10 @@ class _LogKeys(_LossKeys):
         description='formats of these figures: png, svg, pdf')
     figures_themes: tuple[Literal['light', 'dark'], ...] = Field(('light',), min_length=1,
         description='colors of these figures: light, dark')
+    track: tuple[str, ...] = Field((), description='trackers that mirror the run, one or several: tensorboard, wandb, '
+        'mlflow, trackio')
+    samples_every: int = Field(0, ge=0, description='steps between two pieces that are generated and recorded during '
+        'the training, in at most 3 % of its time; 0: none')
     valid_every: int | str = Field(0,
         description='interval between validations: steps (100) or time (30s, 2m); 0: at the end of each epoch')
     checkpoint_every: int = Field(200, ge=0, description='steps between checkpoints; 0: none')
@@ -226,6 +247,9 @@ class _LogKeys(_LossKeys):
     @field_validator('figures_formats', 'figures_themes', mode='before')
     @classmethod
     def _one(cls, value): return (value,) if isinstance(value, str) else value
+    @field_validator('track', mode='before')
+    @classmethod
+    def _known_trackers(cls, value): return _check_trackers(value)
 
     @field_validator('valid_every')
     @classmethod

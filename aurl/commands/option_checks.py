@@ -102,6 +102,8 @@ def validate_options(
     _check_teacher(cfg)
 
 # %% ../../nbs/972_commands.option_checks.ipynb #1609ec5f
+_no_samples = 'leave samples_every out'
+
 def _machine_problems(cfg):
     "Message and way out of each problem with the number of machines and processes."
     n = cfg.gpus*cfg.nodes
@@ -115,6 +117,8 @@ def _machine_problems(cfg):
                'say batch_size and accumulate such that they fit')
     if n == 1 and cfg.shard:
         yield 'shard=true for one process, which holds the whole model', 'say gpus=2 or more, or leave shard out'
+    if cfg.samples_every and cfg.shard:
+        yield f'samples_every={cfg.samples_every} with shard=true, where one process has a part of the model', _no_samples
 
 # %% ../../nbs/972_commands.option_checks.ipynb #d0a6de00
 def _device_problems(cfg):

@@ -29,6 +29,8 @@ _resumable_keys = (
     'steps',
     'minutes',
     'valid_every',
+    'track',
+    'samples_every',
     'checkpoint_every',
     'keep_checkpoints',
     'figures_every',

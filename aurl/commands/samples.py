@@ -28,7 +28,9 @@ from ..generate.sampling_options import Sampling, without_sampling
 from ..generate.structural_constraints import LengthConfig
 from ..score.clock import Clock
 from ..score.roll import save_roll
+from ..midi.read import read_midi
 from ..score.audio import audio_type, encode_audio, write_wav
+from ..score.player import player_html
 from ..tokens.correction import repair_ids
 from ..tokens.verdict import verdict
 from ..tokens.programs import ProgramTable, separate_voices
@@ -76,6 +78,15 @@ def _write_sample(files, ids, name, folder, limits, compact):
     )
 
 # %% ../../nbs/976_commands.samples.ipynb #f0c8ac48
+def _track_sample(tracker, row, compact):
+    "Record a piece whose files are written."
+    name, midi = row['name'], Path(row['file'])
+    def write():
+        picture = midi.with_suffix('.png')
+        if not compact: tracker.roll(name, picture, player_html(read_midi(midi), name), midi)
+        tracker.audio(f'{name} sound', row['audio'])
+    tracker._safely(f'piece {name}', write)
+
 def write_samples(
     run:Experiment,  # the files are written to its folder
     pieces:dict,     # name: ids
@@ -88,6 +99,7 @@ def write_samples(
     for i, (name, ids) in enumerate(pieces.items()):
         run.progress('write', i/len(pieces), f'{i+1} of {len(pieces)}')
         rows.append(_write_sample(files, ids, name, run.path/'samples', limits, compact))
+        for tracker in getattr(run, 'trackers', ()): _track_sample(tracker, rows[-1], compact)
     return rows
 
 # %% ../../nbs/976_commands.samples.ipynb #39995a92

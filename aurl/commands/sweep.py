@@ -60,7 +60,8 @@ class SweepConfig(RunKeys):
     def _present_names(cls, value): return current_columns(value)
 
 # keys that do not change the result of a training run
-_run_keys = ('out', 'resume', 'device', 'workers', 'checkpoint_every', 'keep_checkpoints', 'fit_batch')
+_run_keys = ('out', 'resume', 'device', 'workers', 'track', 'samples_every', 'checkpoint_every', 'keep_checkpoints',
+             'fit_batch')
 TRIAL_METRICS = ('valid_loss', 'parameters', 'tokens_per_second', 'seconds')     # of every training run
 
 # %% ../../nbs/984_commands.sweep.ipynb #31228890

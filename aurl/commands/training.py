@@ -37,6 +37,7 @@ from ..monitor.checkpoints import CheckpointCallback, current_metrics, load_newe
 from ..monitor.early_stopping import ImprovementTracker
 from ..monitor.failures import FailureMonitor, all_finite
 from ..monitor.generation import find_callback
+from ..monitor.tracked_samples import tracking_callbacks
 from ..train.batch_fit import check_memory, free_step_memory, halve_batch, halvings_to_fit, max_halvings
 from ..train.batch_fit import training_memory
 from ..train.checkpoint_folder import latest_checkpoint
@@ -214,7 +215,7 @@ def train_run(
     "Train with checkpoints and monitoring, from the start or from `last`."
     add_fingerprints(learn, cfg)
     learn.monitors = _run_monitors(learn, run, cfg)
-    cbs = [*cbs, *learn.monitors, *_state_callbacks(learn, run, cfg, last)]
+    cbs = [*cbs, *learn.monitors, *tracking_callbacks(learn, run, cfg), *_state_callbacks(learn, run, cfg, last)]
     if find_callback(learn.cbs, ValidEvery) is None: cbs += validation_callbacks(cfg)  # the learner of a song has none
     weights, higher = _best_weights(cfg)
     if isinstance(run, Experiment): cbs.append(DashboardCopy(run))

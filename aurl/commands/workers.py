@@ -13,6 +13,7 @@ from pathlib import Path
 from ..config import make_config
 from ..core import AurlError, ConfigError, read_json, sha256_of, to_json, write_json
 from ..experiments.run import Experiment
+from ..experiments.tracking import start_tracking
 from ..models.vae_gan import MusicTransformerVAEGAN
 from ..distributed import all_gather_objects, broadcast_object, gather_model
 from .configs import TrainConfig
@@ -77,6 +78,7 @@ def _train_together(cfg, job, run, place):
     learn, best = train_stages(run, cfg, store, train, held, last)
     _check_same_weights(learn, cfg, job)
     _save_outcome(learn, best, run, place, Path(job['run']))
+    if place.is_main: run._finish_trackers('running')
 
 def train_worker(
     job_file, # JSON file with the configuration and the run directory
@@ -171,6 +173,7 @@ def launch_training(
     (run.path/'outcome.json').unlink(missing_ok=True)
     _launch_workers(run, cfg)
     if not (run.path/'outcome.json').exists(): raise KeyboardInterrupt            # stopped before the first step
+    if cfg.track: start_tracking(run, cfg.track)                        # the workers have closed their trackers
     return _read_outcome(run)
 
 # %% ../../nbs/980_commands.workers.ipynb #ec30386c

@@ -153,6 +153,7 @@ def _set_up(self:Experiment):
     self._start, self._warned, self._lock = time.monotonic(), set(), threading.Lock()
     self._progress_shown = None, 0.                                         # stage and time of the last write
     self._stages, self._stage_start = {}, self._start
+    self.trackers = []                                                      # each repeats what is logged (054)
     self.handler = RunLogHandler(self.path/'training.log', guard=partial(self._try_write, 'training.log'))
     self.logger = run_logger(self.handler, str(self.config.get('log_level') or 'info').upper())
 
@@ -203,6 +204,7 @@ def log(self:Experiment,
     line = dict(step=None if step is None else int(step), time=round(self.elapsed, 3)) | metrics
     if nonfinite := _nonfinite(metrics): line['nonfinite'] = nonfinite
     self._append('metrics.jsonl', to_json(line))
+    for tracker in self.trackers: tracker.repeat(line)
 
 # %% ../../nbs/040_experiments.run.ipynb #67e27a73
 @patch
@@ -338,6 +340,11 @@ def _write_results(self:Experiment, results, status):
 
 # %% ../../nbs/040_experiments.run.ipynb #d956f3c6
 @patch
+def _finish_trackers(self:Experiment, status):
+    "Let the trackers end, while they wait for their mirrors."
+    for tracker in list(self.trackers): tracker.finish(status)
+
+@patch
 def _write_artifacts(self:Experiment): write_json(self.path/'artifacts.json', dict(files=run_artifacts(self.path)))
 
 # %% ../../nbs/040_experiments.run.ipynb #f8a7490b
@@ -362,6 +369,7 @@ def finish(self:Experiment,
 ):
     "Write `results.json`, `artifacts.json` and `summary.json`."
     self._try_write('results.json', partial(self._write_results, results or {}, status))
+    self._finish_trackers(status)
     self._try_write('artifacts.json', self._write_artifacts)
     summary = dict(status=status, lines=list(lines), run=str(self.path), time=round(self.elapsed, 3))
     self._try_write('summary.json', partial(write_json, self.path/'summary.json', summary))
@@ -377,10 +385,11 @@ def __exit__(self:Experiment, kind, error, tb):
     "Record how the run ended; errors propagate."
     if kind is None:
         if self._status().get('status') == 'running': self._set_status('finished', ended=_now())
-        return
+        return self._finish_trackers('finished')
     self.logger.error(f'{kind.__name__}: {error}', exc_info=(kind, error, tb), stacklevel=2)
     status = 'interrupted' if issubclass(kind, KeyboardInterrupt) else 'failed'
     self._set_status(status, ended=_now(), error=f'{kind.__name__}: {error}')
+    self._finish_trackers(status)
 
 # %% ../../nbs/040_experiments.run.ipynb #91bd3e64
 @patch(as_prop=True)

@@ -93,6 +93,8 @@ _run_keys = (
     'checkpoint_every',
     'checkpoints',
     'keep_checkpoints',
+    'track',
+    'samples_every',
     'gpus',
     'nodes',
     'node_rank',
