@@ -80,6 +80,7 @@ TRAIN = {
     **{f'monitor.{k}': (v, {}) for k,v in dict(enabled=False, every=5, time_share=.1, samples=2, tokens=32, metrics=['note_density'], max_rollbacks=1, snapshot_memory=.5, anomalies=False, recover=True,
                                             patience=3, profiler=False).items()},
     'checkpoints.compress': (True, {}), 'checkpoints.history': (['1h'], {}), 'checkpoints.max_age': ('30d', {'checkpoints.history': ['1h']}), 'monitor.remedies': ('suggest', {}),
+    **{f'monitor.quality{k}': (v, {}) for k,v in {'': False, '_every': 7, '_share': .1, '_samples': 2, '_tokens': 64}.items()},
     'monitor.anneal_grammar': (True, dict(grammar_weight=1.)), 'monitor.stop_metrics': (dict(valid_loss=1.), {'monitor.patience': 2}),
     'optimizer.name': ('adamw', {}), 'optimizer.layer_decay': (.5, {}), 'optimizer.lr_scales': (dict(output=.5), {}), 'optimizer.wd': (.4, {}), 'optimizer.options': (dict(betas=[.5, .6]), {'optimizer.name': 'adamw'}),
     'schedule.kind': ('linear', {}), 'schedule.warmup_pct': (.2, {}), 'schedule.warmup_shape': ('cosine', {}), 'schedule.decay_start': (.6, {}), 'schedule.final': (.3, {}),

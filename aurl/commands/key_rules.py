@@ -287,11 +287,15 @@ _loss_rules = [
 # %% ../../nbs/970_commands.key_rules.ipynb #52f3449f
 _monitor_keys = _prefixed('monitor', (
     'every time_share samples tokens metrics max_rollbacks snapshot_memory anomalies recover anneal_grammar patience '
-    'stop_metrics profiler').split())
+    'stop_metrics profiler quality quality_every quality_share quality_samples quality_tokens').split())
 
 def _samples_by_time(c):
     "Is the interval between samples a share of the time?"
     return not (c.monitor.every or c.monitor.anneal_grammar) and c.reproducible == 'seeded'
+
+def _quality_by_time(c):
+    "Is the interval between measured samples a share of the time?"
+    return not c.monitor.quality_every and c.reproducible == 'seeded'
 
 def _has_other_machines(c): return c.nodes > 1
 
@@ -309,24 +313,17 @@ _monitor_rules = [
         'samples are taken at fixed steps (monitor.every, monitor.anneal_grammar or reproducible)',
         'say monitor.every=0',
     ),
-    key_rule(
-        'monitor.max_rollbacks monitor.snapshot_memory',
-        is_unset('shard'),
-        'with shard=true the training never rolls back',
-        'say shard=false',
-    ),
-    key_rule(
-        'monitor.snapshot_memory',
-        is_set('monitor.max_rollbacks'),
-        'with monitor.max_rollbacks=0 the training never rolls back',
-        'say monitor.max_rollbacks=3',
-    ),
-    key_rule(
-        'keep_checkpoints',
-        is_set('checkpoint_every'),
-        'checkpoint_every=0 writes no checkpoints',
-        'say checkpoint_every=200',
-    ),
+    key_rule(_prefixed('monitor', 'quality_every quality_share quality_samples quality_tokens'.split()),
+             is_set('monitor.quality'), 'with monitor.quality=false no samples are measured', 'say monitor.quality=true'),
+    key_rule('monitor.quality_share', _quality_by_time,
+             'the samples are measured at fixed steps (monitor.quality_every or reproducible)',
+             'say monitor.quality_every=0'),
+    key_rule('monitor.max_rollbacks monitor.snapshot_memory', is_unset('shard'),
+             'with shard=true the training never rolls back', 'say shard=false'),
+    key_rule('monitor.snapshot_memory', is_set('monitor.max_rollbacks'),
+             'with monitor.max_rollbacks=0 the training never rolls back', 'say monitor.max_rollbacks=3'),
+    key_rule('keep_checkpoints', is_set('checkpoint_every'),
+             'checkpoint_every=0 writes no checkpoints', 'say checkpoint_every=200'),
     key_rule('master_addr node_rank', _has_other_machines, 'nodes={c.nodes}: there is no other machine', 'say nodes=2'),
 ]
 
