@@ -113,7 +113,8 @@ def run_results(
     return dict(results) | common
 
 # %% ../../nbs/034_experiments.results.ipynb #7543beee
-_volatile = {'status.json', 'progress.json', 'summary.json', 'artifacts.json', 'kernel.log', 'training.log'}
+_volatile = {'status.json', 'progress.json', 'summary.json', 'artifacts.json', 'kernel.log', 'training.log',
+             'dashboard.html'}
 
 # %% ../../nbs/034_experiments.results.ipynb #9df538eb
 def _is_hidden(name): return any(part.startswith('.') for part in name.parts)
