@@ -283,7 +283,8 @@ def _read_results(root, name, seeds):
     "The metrics of a variant from each seed."
     files = [Path(root)/_variant_dir_name(name, s)/'results.json' for s in seeds]
     rows = [current_columns(read_json(f)) for f in files]
-    return [{k: v for k, v in row.items() if k not in RunResults.model_fields} for row in rows]
+    common = {*RunResults.model_fields} - {'seconds'}
+    return [{k: v for k, v in row.items() if k not in common} for row in rows]
 
 # %% ../../nbs/986_commands.ablation.ipynb #c9f07e02
 class AblationResults:

@@ -36,8 +36,10 @@ class _StageTimer:
         self.started_at = clock()
     def update(self, stage, fraction):
         if stage != self.stage: self.stage, self.started_at, self.seen = stage, self.clock(), []
-        if fraction is not None and (not self.seen or fraction > self.seen[-1][1]): self._remember(fraction)
+        if self._is_higher(fraction): self._remember(fraction)
         self.fraction = fraction
+    def _is_higher(self, fraction):
+        return fraction is not None and (not self.seen or fraction > self.seen[-1][1])
     def _remember(self, fraction):
         "Remember when a fraction was reached; of many of them every second one is enough."
         self.seen.append((self.clock(), fraction))

@@ -113,13 +113,14 @@ def run_results(
     return dict(results) | common
 
 # %% ../../nbs/034_experiments.results.ipynb #7543beee
-_volatile = {'status.json', 'progress.json', 'summary.json', 'artifacts.json', 'kernel.log', 'training.log'}
+_volatile = {'status.json', 'progress.json', 'summary.json', 'artifacts.json', 'kernel.log', 'training.log',
+             'dashboard.html'}
 
 # %% ../../nbs/034_experiments.results.ipynb #9df538eb
 def _is_hidden(name): return any(part.startswith('.') for part in name.parts)
 
 def _is_artifact(folder, f):
-    "Whether the file `f` of a run is final when the run ends."
+    "Whether `f` is final at the end."
     name = f.relative_to(folder)
     return not _is_hidden(name) and f.is_file() and not f.is_symlink() and str(name) not in _volatile and f.suffix != '.ipynb'
 

@@ -263,10 +263,10 @@ def level_number(self:Experiment,
 @patch
 def log_text(self:Experiment,
     message:str,  # any text
-    level='INFO', # DEBUG, INFO, WARNING, ERROR or CRITICAL
-    fields=None,  # named values, as a dict
+    level='INFO', # see `level_number`
+    fields=None,  # named values
 ):
-    "Append a record to `training.log`."
+    "Append a record to the log."
     self.logger.log(self.level_number(level), str(message), extra=dict(fields=fields), stacklevel=2)
 
 # %% ../../nbs/040_experiments.run.ipynb #48540f84
