@@ -6,12 +6,13 @@
 __all__ = ['PLACE_KEYS', 'MAX_ALL_PAIRS', 'config_differences', 'RunGroup', 'group_runs', 'PairResult', 'compare_pair',
            'better_direction', 'common_metrics', 'Comparison', 'table_lines']
 
-# %% ../../nbs/938_experiments.comparison.ipynb #f3e75a2d
+# %% ../../nbs/938_experiments.comparison.ipynb #f426fb61
 import itertools, json, math
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from fastcore.basics import patch
+from scipy.special import stdtrit
 
 from ..core import AurlError, plural, suggest, to_json
 from aurl.experiments.hypothesis_tests import (
@@ -117,7 +118,7 @@ class PairResult:
     holm:float = math.nan # p of the test, corrected by Holm for all pairs
     bh:float = math.nan   # by Benjamini and Hochberg
 
-# %% ../../nbs/938_experiments.comparison.ipynb #63007053
+# %% ../../nbs/938_experiments.comparison.ipynb #69d2d0e6
 def _paired_values(a, b, metric):
     "Values of two groups by seed, and whether both have the same seeds."
     x, y = ({r.seed: r.values[metric] for r in g.runs} for g in (a, b))
@@ -127,10 +128,13 @@ def _paired_values(a, b, metric):
 
 def _welch_interval(x, y):
     "Welch's interval at 95 % of the difference of the means of independent samples; nan for a single value."
-    if min(len(x), len(y)) < 2 or np.ptp(x) == np.ptp(y) == 0: return math.nan, math.nan
-    from scipy.stats import ttest_ind
-    interval = ttest_ind(x, y, equal_var=False).confidence_interval(.95)
-    return float(interval.low), float(interval.high)
+    if min(len(x), len(y)) < 2: return math.nan, math.nan
+    a, b = x.var(ddof=1)/len(x), y.var(ddof=1)/len(y)
+    gap, spread = float(x.mean() - y.mean()), a + b
+    if spread == 0: return gap, gap
+    freedom = spread**2/(a*a/(len(x) - 1) + b*b/(len(y) - 1))
+    half = float(stdtrit(freedom, .975)*math.sqrt(spread))
+    return gap - half, gap + half
 
 # %% ../../nbs/938_experiments.comparison.ipynb #a3024b6e
 def _improvement(x, y, better, seed):
@@ -161,9 +165,10 @@ def compare_pair(
                       float(cliffs_delta(x, y)), *_improvement(x, y, better, seed),
                       *_orders(x, y, better, 1 - .05/n_pairs, seed))
 
-# %% ../../nbs/938_experiments.comparison.ipynb #1cce04ed
+# %% ../../nbs/938_experiments.comparison.ipynb #110f9224
 MAX_ALL_PAIRS = 6 # groups, up to which all pairs are compared
-_HIGHER = ('valid', 'grammar', 'score', 'accuracy', 'f1', 'tokens_per_second', 'consistency', 'r2', 'auc')  # or these with a suffix
+# names of results, or their first or last word, whose high values are good
+_HIGHER = ('valid', 'grammar', 'score', 'accuracy', 'f1', 'tokens_per_second', 'consistency', 'r2', 'auc')
 _PREFERRED = ('valid_loss', 'nats_per_token', 'nats', 'perplexity', 'train_loss')
 
 def better_direction(
@@ -172,7 +177,8 @@ def better_direction(
     "Which values of a metric are better."
     name = metric.rpartition('.')[2]
     if 'loss' in name or 'nats' in name: return 'lower'
-    return 'higher' if any(name == h or name.startswith(f'{h}_') or name.endswith(f'_{h}') for h in _HIGHER) else 'lower'
+    words = f'_{name}_'
+    return 'higher' if any(words.startswith(f'_{h}_') or words.endswith(f'_{h}_') for h in _HIGHER) else 'lower'
 
 # %% ../../nbs/938_experiments.comparison.ipynb #52e7c20e
 def common_metrics(
@@ -192,7 +198,7 @@ def _pick_metric(runs, metric):
     raise AurlError(f'metric {metric!r} is not a result of two runs{suggest(metric, names)}',
                     way_out=f'give one of {", ".join(names[:20])}' if names else 'give runs that measured the same')
 
-# %% ../../nbs/938_experiments.comparison.ipynb #2824918d
+# %% ../../nbs/938_experiments.comparison.ipynb #258a379f
 class Comparison:
     "Groups of runs and the differences of one result."
     def __init__(self,
@@ -208,12 +214,13 @@ class Comparison:
     ):
         self.metric = _pick_metric(runs, metric)
         self.better = better_direction(self.metric) if better == 'auto' else better
-        self.level, self.defaults, self.seed = level, defaults, seed
+        self.level, self.defaults, self.ignore, self.seed = level, defaults, ignore, seed
         self.without = [r for r in runs if self.metric not in r.values]
         self.runs = [r for r in runs if self.metric in r.values]
         self.groups, self.repeated = group_runs(self.runs, defaults, ignore)
         self.baseline = self._find_group(baseline) if baseline else None
-        if not self.baseline and len(self.groups) > MAX_ALL_PAIRS: self.baseline = max(self.groups, key=self._n_defaults)
+        many = len(self.groups) > MAX_ALL_PAIRS
+        if not self.baseline and many: self.baseline = max(self.groups, key=self._n_defaults)
         self.pairs = self._compare_pairs()
 
 # %% ../../nbs/938_experiments.comparison.ipynb #935edde8
@@ -275,17 +282,24 @@ def _pair_row(self:Comparison, r):
                 cliffs_delta=r.delta, improvement=r.improvement, improvement_low=r.improvement_low,
                 improvement_high=r.improvement_high, order=r.order, reverse_order=r.reverse_order)
 
-# %% ../../nbs/938_experiments.comparison.ipynb #f894a64f
+# %% ../../nbs/938_experiments.comparison.ipynb #661f5a2f
 @patch
 def setting_rows(self:Comparison)->list: # of dicts: setting, default, and a column for each group
     "The settings that differ, with their defaults."
-    keys = self.groups[0].settings if self.groups else {}
-    return [dict(setting=k, default=_value_text(self.defaults.get(k)), **{g.label: _value_text(g.settings[k]) for g in self.groups})
-            for k in keys]
+    return [self._setting_row(k) for k in self.groups[0].settings]
 
-def _value_text(value): return '–' if value is None else to_json(value) if isinstance(value, (dict, list, tuple)) else str(value)
+@patch
+def _setting_row(self:Comparison, key):
+    "A row of the table of settings."
+    values = {g.label: _value_text(g.settings[key]) for g in self.groups}
+    return dict(setting=key, default=_value_text(self.defaults.get(key))) | values
 
-# %% ../../nbs/938_experiments.comparison.ipynb #51baf136
+def _value_text(value):
+    "A setting in a table."
+    if value is None: return '–'
+    return to_json(value) if isinstance(value, (dict, list, tuple)) else str(value)
+
+# %% ../../nbs/938_experiments.comparison.ipynb #b0ddc8db
 def _number_text(value):
     "A value in a table of text."
     if value is None or isinstance(value, float) and not math.isfinite(value): return '–'
@@ -300,12 +314,18 @@ def table_lines(
     columns = columns or {k: k.replace('_', ' ') for k in rows[0]}
     texts = [list(columns.values())] + [[printable(_number_text(r.get(k))) for k in columns] for r in rows]
     widths = [max(map(len, column)) for column in zip(*texts)]
-    return ['  '.join(t.ljust(w) if i == 0 else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths))).rstrip() for line in texts]
+    return [_text_line(line, widths) for line in texts]
+
+def _text_line(cells, widths):
+    "A line of a table, the first cell at the left."
+    cells = [t.rjust(w) if i else t.ljust(w) for i, (t, w) in enumerate(zip(cells, widths))]
+    return '  '.join(cells).rstrip()
 
 @patch
 def __repr__(self:Comparison):
     keys = ('group', 'n', 'mean', 'low', 'high', 'std', 'interquartile_mean', 'best')
-    return '\n'.join([f'{self.metric} ({self.better} is better)', *table_lines(self.rows(), {k: k.replace('_', ' ') for k in keys})])
+    lines = table_lines(self.rows(), {k: k.replace('_', ' ') for k in keys})
+    return '\n'.join([f'{self.metric} ({self.better} is better)', *lines])
 
 # %% ../../nbs/938_experiments.comparison.ipynb #2a6d402e
 @patch

@@ -14,7 +14,7 @@ from .comparison import Comparison, better_direction
 from .importance import Importance
 from .statistics import bootstrap_interval
 
-# %% ../../nbs/942_experiments.comparison_charts.ipynb #03606d7c
+# %% ../../nbs/942_experiments.comparison_charts.ipynb #50e1f942
 PALETTE = ('#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9', '#000000')  # Okabe and Ito 2008
 DASHES = 'solid', 'dash', 'dot', 'dashdot', 'longdash', 'longdashdot'
 MARKERS = 'circle', 'square', 'diamond', 'cross', 'triangle-up', 'x', 'star'
@@ -23,7 +23,8 @@ def group_style(
     index:int, # of a group
 )->dict:       # color, dash and symbol
     "The style of a group; no two of the first 42 are equal."
-    return dict(color=PALETTE[index % len(PALETTE)], dash=DASHES[index % len(DASHES)], symbol=MARKERS[index % len(MARKERS)])
+    return dict(color=PALETTE[index % len(PALETTE)], dash=DASHES[index % len(DASHES)],
+                symbol=MARKERS[index % len(MARKERS)])
 
 def _translucent(color, alpha):
     "A color of the form #rrggbb as rgba."
@@ -47,11 +48,11 @@ def _layout(fig, title, x, y, **more):
                       **more)
     return fig
 
-# %% ../../nbs/942_experiments.comparison_charts.ipynb #bc951c39
+# %% ../../nbs/942_experiments.comparison_charts.ipynb #797cfaf6
 def _band_trace(steps, low, high, color):
     "The area between `low` and `high`."
-    return go.Scatter(x=[*steps, *steps[::-1]], y=[*high, *low[::-1]], fill='toself', fillcolor=_translucent(color, .18),
-                      line=dict(width=0), hoverinfo='skip', showlegend=False)
+    return go.Scatter(x=[*steps, *steps[::-1]], y=[*high, *low[::-1]], fill='toself', line=dict(width=0),
+                      fillcolor=_translucent(color, .18), hoverinfo='skip', showlegend=False)
 
 def _mean_trace(steps, values, label, style):
     "The mean curve of a group."
@@ -72,7 +73,7 @@ def learning_curves(
         fig.add_trace(_mean_trace(steps, values, g.label, group_style(i)))
     return _layout(fig, f'{key}: mean over the seeds, band: {what}' if what else f'{key} was not logged', 'step', key)
 
-# %% ../../nbs/942_experiments.comparison_charts.ipynb #f3ac4973
+# %% ../../nbs/942_experiments.comparison_charts.ipynb #77946651
 def _errors(middle, low, high):
     "Error bars of plotly, without those that are not known."
     middle, low, high = (np.array(x, float) for x in (middle, low, high))
@@ -99,7 +100,8 @@ def result_intervals(
     for r in rows:
         i, g = groups[r['group']]
         fig.add_trace(_run_points(g, c.metric, group_style(i)))
-        fig.add_trace(_points([r['mean']], [g.label], group_style(i)['color'], _errors([r['mean']], [r['low']], [r['high']])))
+        errors = _errors([r['mean']], [r['low']], [r['high']])
+        fig.add_trace(_points([r['mean']], [g.label], group_style(i)['color'], errors))
     return _layout(fig, f'{c.metric} ({c.better} is better): runs, means and 95 % intervals', c.metric, '')
 
 # %% ../../nbs/942_experiments.comparison_charts.ipynb #ff953c6d
@@ -168,13 +170,15 @@ def pareto_chart(
         fig.add_trace(go.Scatter(x=[a], y=[b], mode='markers', name=g.label, marker=marker))
     return _layout(fig, f'{c.metric} against {cost}, means of groups', cost, c.metric)
 
-# %% ../../nbs/942_experiments.comparison_charts.ipynb #92ccaf6a
+# %% ../../nbs/942_experiments.comparison_charts.ipynb #78bd4d05
 def importance_chart(
     importance:Importance, # of settings
     n:int=12,              # bars
 )->go.Figure:
     "The largest shares as bars; a title that says why if there are none."
     ranked = importance.ranked()[:n][::-1]
-    fig = go.Figure(go.Bar(x=[s for _, s in ranked], y=[k for k, _ in ranked], orientation='h', marker_color=PALETTE[0]))
+    names, shares = [k for k, _ in ranked], [s for _, s in ranked]
+    fig = go.Figure(go.Bar(x=shares, y=names, orientation='h', marker_color=PALETTE[0]))
     title = f'Share of the variance (functional ANOVA, forest with r² = {importance.r2:.2f})'
-    return _layout(fig, f'No importance: {importance.reason}' if importance.reason else title, 'share of the variance', '')
+    if importance.reason: title = f'No importance: {importance.reason}'
+    return _layout(fig, title, 'share of the variance', '')

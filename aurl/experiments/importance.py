@@ -108,11 +108,11 @@ class Importance:
         "Settings by their share, the largest first; empty if nothing can be said."
         return [] if self.reason else sorted(self.shares.items(), key=lambda s: -s[1])
 
-# %% ../../nbs/940_experiments.importance.ipynb #eb17aab6
+# %% ../../nbs/940_experiments.importance.ipynb #0c3aff31
 def _fit_forest(x, y, n_trees, seed):
     "A random forest, and its r² out of bag."
     from sklearn.ensemble import RandomForestRegressor
-    forest = RandomForestRegressor(n_trees, min_samples_leaf=2, max_features=.75, oob_score=True, random_state=seed, n_jobs=1)
+    forest = RandomForestRegressor(n_trees, min_samples_leaf=2, max_features=.75, oob_score=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning)       # a run that is in every bag has no prediction out of bag
         forest.fit(x, y)
@@ -145,7 +145,7 @@ def _unclear(names, y):
     if len(y) < MIN_RUNS: return f'{len(y)} runs are fewer than {MIN_RUNS}'
     return '' if names and np.ptp(y) > 0 else 'nothing varies'
 
-# %% ../../nbs/940_experiments.importance.ipynb #2f200212
+# %% ../../nbs/940_experiments.importance.ipynb #efaab230
 def setting_importance(
     settings:dict, # name: list of the value in each run; only settings that vary
     values,        # result of each run
@@ -160,5 +160,6 @@ def setting_importance(
     x = np.column_stack([setting_axis(k, v).positions(v) for k, v in settings.items()])
     forest, r2 = _fit_forest(x, y, n_trees, seed)
     p = _forest_p(x, y, r2, n_trees, seed)
-    reason = '' if p <= .05 and r2 > 0 else f'the forest predicts other runs no better than one of shuffled results (p = {p:.2f})'
+    unclear = f'the forest predicts other runs no better than one of shuffled results (p = {p:.2f})'
+    reason = '' if p <= .05 and r2 > 0 else unclear
     return Importance(_forest_shares(forest, names), r2, p, len(y), reason)

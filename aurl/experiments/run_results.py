@@ -6,8 +6,9 @@
 __all__ = ['flatten', 'result_values', 'log_values', 'RunResult', 'read_run', 'runs_below', 'console_rows', 'read_old_results',
            'import_old_results', 'read_results']
 
-# %% ../../nbs/936_experiments.run_results.ipynb #adda308c
+# %% ../../nbs/936_experiments.run_results.ipynb #59cb1e22
 import json, math, re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,13 +107,14 @@ def _data_print(path):
     stores = data.get('stores') if isinstance(data, dict) else None
     return ' '.join(str(s.get('fingerprint'))[:12] for s in stores or () if isinstance(s, dict))
 
-# %% ../../nbs/936_experiments.run_results.ipynb #3761c0fc
+# %% ../../nbs/936_experiments.run_results.ipynb #df647d7d
 def read_run(
-    path, # directory of a run
+    path,                      # directory of a run
+    normalize:Callable=flatten, # from its saved settings to those that are compared, by dotted names
 )->RunResult:
     "Settings and results of a run, without changing a file; raise an `AurlError` if its settings are unreadable."
     path = Path(path)
-    config, entry = flatten(read_config(path)), inspect_run(path)
+    config, entry = normalize(read_config(path)), inspect_run(path)
     lines = [current_columns(m) for m in _read_lines(path/'metrics.jsonl')]
     facts = dict(parameters=entry.parameters) if entry.parameters else {}
     values = facts | log_values(lines) | result_values(_json_or_empty(path/'results.json'))
@@ -225,7 +227,7 @@ def _old_lines(path):
         if stamps and _is_finite_number(m.get('timestamp')): m['time'] = m['timestamp'] - stamps[0]
     return lines
 
-# %% ../../nbs/936_experiments.run_results.ipynb #686194a4
+# %% ../../nbs/936_experiments.run_results.ipynb #3a40c949
 def read_old_results(
     path, # a text file with a console table, or a .jsonl log
 )->list:  # of `RunResult`
@@ -238,7 +240,7 @@ def read_old_results(
     if not rows:
         raise AurlError('there are no results', path,
                         'give a table with columns such as Experiment, Parameters and Val Loss, or a log of JSON lines')
-    return [RunResult(path, name, dict(experiment=name), values, lines, remarks=_remarks(values)) for name, values in rows]
+    return [RunResult(path, name, dict(experiment=name), v, lines, remarks=_remarks(v)) for name, v in rows]
 
 # %% ../../nbs/936_experiments.run_results.ipynb #f608d511
 def import_old_results(
@@ -262,13 +264,14 @@ def _write_old_run(folder, r):
     write_json(folder/'results.json', r.values | source)
     with atomic_path(folder/'config.yaml') as p: p.write_text(yaml.safe_dump(r.config), encoding='utf-8')
 
-# %% ../../nbs/936_experiments.run_results.ipynb #9d73f0fa
+# %% ../../nbs/936_experiments.run_results.ipynb #45cb0ee4
 def read_results(
-    paths, # runs, folders of runs, or files of earlier systems
-)->list:   # of `RunResult`, each run once
+    paths,                     # runs, folders of runs, or files of earlier systems
+    normalize:Callable=flatten, # from saved settings to those that are compared, by dotted names
+)->list:                       # of `RunResult`, each run once
     "The results of many runs."
     out = {}
     for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
-        found = read_old_results(path) if path.is_file() else map(read_run, runs_below(path))
+        found = read_old_results(path) if path.is_file() else [read_run(p, normalize) for p in runs_below(path)]
         out |= {(r.path.resolve(), r.name): r for r in found}
     return list(out.values())

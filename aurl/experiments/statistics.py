@@ -32,13 +32,13 @@ def interquartile_mean(
     cut = x.shape[-1]//4
     return x[..., cut:x.shape[-1] - cut].mean(-1)
 
-# %% ../../nbs/933_experiments.statistics.ipynb #2b76b988
+# %% ../../nbs/933_experiments.statistics.ipynb #2c5916cc
 def _as_samples(samples):
     "Finite arrays, at least one value each."
     out = [np.asarray(x, float) for x in samples]
     for x in out:
         if x.ndim != 1 or not len(x) or not np.isfinite(x).all():
-            raise AurlError(f'{x.tolist()} is not a sample of finite numbers', way_out='leave out runs without a result')
+            raise AurlError(f'{x.tolist()} are not finite numbers', way_out='leave out runs without a result')
     return out
 
 def _resamples(samples, n, g):
@@ -105,8 +105,8 @@ def student_interval(
     half = stdtrit(len(x) - 1, (1 + confidence)/2)*x.std(ddof=1)/math.sqrt(len(x))
     return float(x.mean() - half), float(x.mean() + half)
 
-# %% ../../nbs/933_experiments.statistics.ipynb #49efdf24
-MIN_BOOTSTRAP = 10 # values, from which on a bootstrap interval is used
+# %% ../../nbs/933_experiments.statistics.ipynb #365e12ba
+MIN_BOOTSTRAP = 20 # values, from which on a bootstrap interval is used
 
 def mean_interval(
     x,                    # array of numbers

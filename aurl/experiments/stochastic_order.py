@@ -14,9 +14,9 @@ from scipy.special import ndtri
 from ..core import rng
 from .statistics import _as_samples, _resamples
 
-# %% ../../nbs/935_experiments.stochastic_order.ipynb #3d82ec96
+# %% ../../nbs/935_experiments.stochastic_order.ipynb #ce5ab9bd
 def _steps(n, m):
-    "Index into the sorted samples of `n` and `m` values, and length, of each piece on which both quantiles are constant."
+    "Indices into sorted samples of `n` and `m` values, and length, of each piece on which both quantiles are constant."
     ends = np.union1d(np.arange(1, n + 1)*m, np.arange(1, m + 1)*n)      # in units of 1/(nm)
     starts = np.concatenate([[0], ends[:-1]])
     return starts//m, starts//n, (ends - starts)/(n*m)
