@@ -37,7 +37,10 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'stream', 'StreamPlayer', 'Studio', 'Experiment', 'find_runs', 'list_runs', 'inspect_run', 'list_cache',
            'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll',
            'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent', 'longest_matches',
-           'memorization_table', 'QualityTable', 'measure_quality', 'contact_sheet', 'piece_measures', 'Report']
+           'memorization_table', 'QualityTable', 'measure_quality', 'contact_sheet', 'piece_measures', 'Report',
+           'bootstrap_interval', 'hedges_g', 'interquartile_mean', 'probability_of_improvement', 'benjamini_hochberg',
+           'holm', 'paired_permutation_test', 'permutation_test', 'almost_stochastic_order', 'import_old_results',
+           'Comparison', 'setting_importance', 'learning_curves', 'pareto_chart', 'comparison_report', 'compare']
 
 # %% ../nbs/990_all.ipynb #25fd0c78
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, MidiError, MissingExtra
@@ -388,6 +391,15 @@ from .evaluate.memorization import longest_matches, memorization_table
 from .evaluate.musical_quality import QualityTable, measure_quality
 from .evaluate.contact_sheet import contact_sheet, piece_measures
 from .evaluate.report import Report
+from .experiments.statistics import bootstrap_interval, hedges_g, interquartile_mean, probability_of_improvement
+from .experiments.hypothesis_tests import benjamini_hochberg, holm, paired_permutation_test, permutation_test
+from .experiments.stochastic_order import almost_stochastic_order
+from .experiments.run_results import import_old_results
+from .experiments.comparison import Comparison
+from .experiments.importance import setting_importance
+from .experiments.comparison_charts import learning_curves, pareto_chart
+from .experiments.comparison_report import comparison_report
+from .commands.compare_runs import compare
 
 # %% ../nbs/990_all.ipynb #6c92ef41
 _all_ = [
@@ -414,4 +426,20 @@ _all_ = [
     'contact_sheet',
     'piece_measures',
     'Report',
+    'bootstrap_interval',
+    'hedges_g',
+    'interquartile_mean',
+    'probability_of_improvement',
+    'benjamini_hochberg',
+    'holm',
+    'paired_permutation_test',
+    'permutation_test',
+    'almost_stochastic_order',
+    'import_old_results',
+    'Comparison',
+    'setting_importance',
+    'learning_curves',
+    'pareto_chart',
+    'comparison_report',
+    'compare',
 ]

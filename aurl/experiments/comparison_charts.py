@@ -6,9 +6,8 @@
 __all__ = ['PALETTE', 'DASHES', 'MARKERS', 'group_style', 'curve_band', 'learning_curves', 'result_intervals',
            'difference_intervals', 'improvement_chart', 'pareto_front', 'pareto_chart', 'importance_chart']
 
-# %% ../../nbs/942_experiments.comparison_charts.ipynb #1e16edba
+# %% ../../nbs/942_experiments.comparison_charts.ipynb #0abb719e
 import numpy as np
-import plotly.graph_objects as go
 
 from .comparison import Comparison, better_direction
 from .importance import Importance
@@ -30,7 +29,7 @@ def _translucent(color, alpha):
     "A color of the form #rrggbb as rgba."
     return f'rgba({int(color[1:3], 16)},{int(color[3:5], 16)},{int(color[5:7], 16)},{alpha})'
 
-# %% ../../nbs/942_experiments.comparison_charts.ipynb #906a71bb
+# %% ../../nbs/942_experiments.comparison_charts.ipynb #c96bdeda
 _MIN_BAND = 5  # seeds, from which on a band is an interval
 
 def curve_band(
@@ -41,6 +40,11 @@ def curve_band(
     ends = [bootstrap_interval(x, method='percentile', n_resamples=999) for x in values.T]
     return *np.array(ends).T, '95 % interval of the mean'
 
+def _plotly():
+    "The module plotly.graph_objects, imported when the first figure is drawn."
+    import plotly.graph_objects as go
+    return go
+
 def _layout(fig, title, x, y, **more):
     "Add titles, and a plain look."
     fig.update_layout(title=title, xaxis_title=x, yaxis_title=y, template='plotly_white', height=440,
@@ -48,23 +52,23 @@ def _layout(fig, title, x, y, **more):
                       **more)
     return fig
 
-# %% ../../nbs/942_experiments.comparison_charts.ipynb #797cfaf6
+# %% ../../nbs/942_experiments.comparison_charts.ipynb #0db5ed48
 def _band_trace(steps, low, high, color):
     "The area between `low` and `high`."
-    return go.Scatter(x=[*steps, *steps[::-1]], y=[*high, *low[::-1]], fill='toself', line=dict(width=0),
+    return _plotly().Scatter(x=[*steps, *steps[::-1]], y=[*high, *low[::-1]], fill='toself', line=dict(width=0),
                       fillcolor=_translucent(color, .18), hoverinfo='skip', showlegend=False)
 
 def _mean_trace(steps, values, label, style):
     "The mean curve of a group."
-    return go.Scatter(x=steps, y=values.mean(0), name=f'{label} (n={len(values)})', mode='lines+markers',
+    return _plotly().Scatter(x=steps, y=values.mean(0), name=f'{label} (n={len(values)})', mode='lines+markers',
                       line=dict(color=style['color'], dash=style['dash']), marker=dict(symbol=style['symbol']))
 
 def learning_curves(
     c:Comparison,         # of runs with logs
     key:str='valid_loss', # a metric of the log
-)->go.Figure:
+): # a plotly figure
     "Mean learning curve of each group, with a band."
-    fig, what, curves = go.Figure(), '', c.curves(key)
+    fig, what, curves = _plotly().Figure(), '', c.curves(key)
     for i, g in enumerate(c.groups):
         if g.label not in curves: continue
         steps, values = curves[g.label]
@@ -73,7 +77,7 @@ def learning_curves(
         fig.add_trace(_mean_trace(steps, values, g.label, group_style(i)))
     return _layout(fig, f'{key}: mean over the seeds, band: {what}' if what else f'{key} was not logged', 'step', key)
 
-# %% ../../nbs/942_experiments.comparison_charts.ipynb #77946651
+# %% ../../nbs/942_experiments.comparison_charts.ipynb #298f9ae5
 def _errors(middle, low, high):
     "Error bars of plotly, without those that are not known."
     middle, low, high = (np.array(x, float) for x in (middle, low, high))
@@ -82,20 +86,20 @@ def _errors(middle, low, high):
 
 def _points(x, y, color, errors, symbol='circle'):
     "Points with horizontal error bars."
-    return go.Scatter(x=x, y=y, mode='markers', error_x=errors, marker=dict(color=color, symbol=symbol, size=11),
+    return _plotly().Scatter(x=x, y=y, mode='markers', error_x=errors, marker=dict(color=color, symbol=symbol, size=11),
                       showlegend=False)
 
 def _run_points(group, metric, style):
     "The results of the single runs of a group."
     x, marker = group.values(metric), dict(color=style['color'], symbol=style['symbol'], size=7)
-    return go.Scatter(x=x, y=[group.label]*len(x), mode='markers', opacity=.4, showlegend=False, marker=marker,
+    return _plotly().Scatter(x=x, y=[group.label]*len(x), mode='markers', opacity=.4, showlegend=False, marker=marker,
                       text=[r.name for r in group.runs])
 
 def result_intervals(
     c:Comparison,
-)->go.Figure:
+): # a plotly figure
     "Mean of each group with its interval, and the single runs."
-    fig, rows = go.Figure(), c.rows()[::-1]
+    fig, rows = _plotly().Figure(), c.rows()[::-1]
     groups = {g.label: (i, g) for i, g in enumerate(c.groups)}
     for r in rows:
         i, g = groups[r['group']]
@@ -104,30 +108,30 @@ def result_intervals(
         fig.add_trace(_points([r['mean']], [g.label], group_style(i)['color'], errors))
     return _layout(fig, f'{c.metric} ({c.better} is better): runs, means and 95 % intervals', c.metric, '')
 
-# %% ../../nbs/942_experiments.comparison_charts.ipynb #ff953c6d
+# %% ../../nbs/942_experiments.comparison_charts.ipynb #e60663fd
 def _zero_line(fig, x): fig.add_vline(x=x, line=dict(color='#888888', dash='dot'))
 
 def difference_intervals(
     c:Comparison,
-)->go.Figure:
+): # a plotly figure
     "The difference of each pair with its interval."
     pairs = c.pairs[::-1]
     gaps, found = [r.difference for r in pairs], [r.holm <= c.level for r in pairs]
     colors, symbols = [PALETTE[0] if f else '#888888' for f in found], ['circle' if f else 'circle-open' for f in found]
     errors = _errors(gaps, [r.low for r in pairs], [r.high for r in pairs])
-    fig = go.Figure(_points(gaps, [f'{r.a} − {r.b}' for r in pairs], colors, errors, symbols))
+    fig = _plotly().Figure(_points(gaps, [f'{r.a} − {r.b}' for r in pairs], colors, errors, symbols))
     _zero_line(fig, 0)
     return _layout(fig, f'Differences of {c.metric}; filled: significant at {c.level:.0%} after Holm', 'difference', '')
 
-# %% ../../nbs/942_experiments.comparison_charts.ipynb #e6a9bbb9
+# %% ../../nbs/942_experiments.comparison_charts.ipynb #a77bc4ac
 def improvement_chart(
     c:Comparison,
-)->go.Figure:
+): # a plotly figure
     "The probability that a run of one group is better than one of the other, with its interval."
     pairs = c.pairs[::-1]
     p = [r.improvement for r in pairs]
     errors = _errors(p, [r.improvement_low for r in pairs], [r.improvement_high for r in pairs])
-    fig = go.Figure(_points(p, [f'P({r.a} better than {r.b})' for r in pairs], PALETTE[0], errors))
+    fig = _plotly().Figure(_points(p, [f'P({r.a} better than {r.b})' for r in pairs], PALETTE[0], errors))
     _zero_line(fig, .5)
     return _layout(fig, f'Probability of improvement of {c.metric}', 'probability', '', xaxis_range=[-.03, 1.03])
 
@@ -142,7 +146,7 @@ def pareto_front(
     better = (x[:, None] < x) | (y[:, None] < y)
     return ~(as_good & better).any(0)
 
-# %% ../../nbs/942_experiments.comparison_charts.ipynb #4ae45c29
+# %% ../../nbs/942_experiments.comparison_charts.ipynb #b98734b1
 def _pareto_points(c, cost):
     "Groups, mean costs and mean results, of groups whose runs all have both."
     groups = [(i, g) for i, g in enumerate(c.groups) if all(cost in r.values for r in g.runs)]
@@ -153,32 +157,32 @@ def _front_trace(c, cost, x, y):
     signs = [-1 if d == 'higher' else 1 for d in (better_direction(cost), c.better)]
     on = pareto_front(signs[0]*np.array(x), signs[1]*np.array(y))
     front = [k for k in np.argsort(x) if on[k]]
-    return go.Scatter(x=[x[k] for k in front], y=[y[k] for k in front], mode='lines', name='Pareto front',
+    return _plotly().Scatter(x=[x[k] for k in front], y=[y[k] for k in front], mode='lines', name='Pareto front',
                       line=dict(color='#888888', dash='dot'))
 
-# %% ../../nbs/942_experiments.comparison_charts.ipynb #98f7725a
+# %% ../../nbs/942_experiments.comparison_charts.ipynb #8a474d7d
 def pareto_chart(
     c:Comparison,
     cost:str='parameters', # another result, such as parameters or seconds
-)->go.Figure:
+): # a plotly figure
     "Mean result of each group against its cost; the front is a line."
     groups, x, y = _pareto_points(c, cost)
-    fig = go.Figure(_front_trace(c, cost, x, y))
+    fig = _plotly().Figure(_front_trace(c, cost, x, y))
     for (i, g), a, b in zip(groups, x, y):
         style = group_style(i)
         marker = dict(color=style['color'], symbol=style['symbol'], size=12)
-        fig.add_trace(go.Scatter(x=[a], y=[b], mode='markers', name=g.label, marker=marker))
+        fig.add_trace(_plotly().Scatter(x=[a], y=[b], mode='markers', name=g.label, marker=marker))
     return _layout(fig, f'{c.metric} against {cost}, means of groups', cost, c.metric)
 
-# %% ../../nbs/942_experiments.comparison_charts.ipynb #78bd4d05
+# %% ../../nbs/942_experiments.comparison_charts.ipynb #90ee3b07
 def importance_chart(
     importance:Importance, # of settings
     n:int=12,              # bars
-)->go.Figure:
+): # a plotly figure
     "The largest shares as bars; a title that says why if there are none."
     ranked = importance.ranked()[:n][::-1]
     names, shares = [k for k, _ in ranked], [s for _, s in ranked]
-    fig = go.Figure(go.Bar(x=shares, y=names, orientation='h', marker_color=PALETTE[0]))
+    fig = _plotly().Figure(_plotly().Bar(x=shares, y=names, orientation='h', marker_color=PALETTE[0]))
     title = f'Share of the variance (functional ANOVA, forest with r² = {importance.r2:.2f})'
     if importance.reason: title = f'No importance: {importance.reason}'
     return _layout(fig, title, 'share of the variance', '')
