@@ -6,7 +6,7 @@
 __all__ = ['present_settings', 'training_defaults', 'compare', 'CompareConfig', 'with_absolute_runs', 'compare_config',
            'check_compare']
 
-# %% ../../nbs/985_commands.compare_runs.ipynb #14082c95
+# %% ../../nbs/985_commands.compare_runs.ipynb #b79321d8
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ from .configs import Seed, TrainConfig
 from ..config import Config, restore_config
 from ..core import AurlError, ConfigError, plural
 from ..experiments.comparison import PLACE_KEYS, Comparison, _pick_metric
-from ..experiments.run_results import flatten, read_results
+from ..experiments.run_results import flatten, read_run_results
 
 # %% ../../nbs/985_commands.compare_runs.ipynb #ca6ab064
 def _is_training(saved): return {'mode', 'model', 'steps'} <= set(saved)
@@ -34,7 +34,7 @@ def training_defaults()->dict:
     "The defaults of `aurl train` by dotted names."
     return flatten(TrainConfig().to_dict())
 
-# %% ../../nbs/985_commands.compare_runs.ipynb #ba6895a0
+# %% ../../nbs/985_commands.compare_runs.ipynb #e65a1f32
 def compare(
     runs='runs',       # runs, folders of runs, sweeps or ablations, or files of earlier systems
     metric:str='',     # result to compare; empty: the validation loss, or else one that most runs have
@@ -45,7 +45,7 @@ def compare(
     seed:int=0,        # of the resamples
 )->Comparison:
     "Compare runs: settings that differ, results by group, and tests of the differences."
-    found = read_results(runs, present_settings)
+    found = read_run_results(runs, present_settings)
     if len(found) < 2:
         raise AurlError(f'{plural(len(found), "run")} cannot be compared', way_out='give two or more, or their folder')
     return Comparison(found, metric, better, baseline, level=level, defaults=training_defaults(),
@@ -67,7 +67,7 @@ class CompareConfig(Config):
     seed: Seed = Field(0, description='seed of the bootstrap and of random permutations')
     out: str = Field('runs', description='folder of the runs')
 
-# %% ../../nbs/985_commands.compare_runs.ipynb #35e190d1
+# %% ../../nbs/985_commands.compare_runs.ipynb #4aec0ea2
 def with_absolute_runs(
     cfg:CompareConfig, # of `aurl compare`
 )->CompareConfig:
@@ -84,7 +84,7 @@ def check_compare(
     cfg:CompareConfig, # of `aurl compare`
 )->list: # lines to print
     "Raise an error for runs that are missing or have nothing to compare."
-    found = read_results(cfg.runs, present_settings)
+    found = read_run_results(cfg.runs, present_settings)
     if len(found) < 2: raise ConfigError(f'{plural(len(found), "run")} cannot be compared', way_out='give two or more')
     _pick_metric(found, cfg.metric)
     return [f'{plural(len(found), "run")} to compare']

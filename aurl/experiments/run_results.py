@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['flatten', 'result_values', 'log_values', 'RunResult', 'read_run', 'runs_below', 'console_rows', 'read_old_results',
-           'import_old_results', 'read_results']
+           'import_old_results', 'read_run_results']
 
 # %% ../../nbs/936_experiments.run_results.ipynb #59cb1e22
 import json, math, re
@@ -39,15 +39,18 @@ def _named(value):
     if not all(isinstance(v, dict) and isinstance(v.get('name'), str) for v in value): return value
     return {v['name']: {k: x for k, x in v.items() if k != 'name'} for v in value}
 
-# %% ../../nbs/936_experiments.run_results.ipynb #8f652818
+# %% ../../nbs/936_experiments.run_results.ipynb #e129b6d9
 _MAIN_GROUP = 'final_metrics.'  # the group of results.json whose names count without it
+_NO_RESULTS = 'samples', 'schema_version'
 
 def result_values(
     results:dict, # content of results.json
-)->dict:          # finite numbers by name
+)->dict:          # finite numbers by name; `valid_loss` is the lowest
     "The numbers in the results of a run, under their present names."
-    flat = {k.removeprefix(_MAIN_GROUP): v for k, v in flatten(results).items()}
-    return {k: v for k, v in current_columns(flat).items() if _is_finite_number(v)}
+    flat = flatten({k: v for k, v in results.items() if k not in _NO_RESULTS})
+    flat = current_columns({k.removeprefix(_MAIN_GROUP): v for k, v in flat.items()})
+    if 'best_valid_loss' in flat: flat['valid_loss'] = flat['best_valid_loss']
+    return {k: v for k, v in flat.items() if _is_finite_number(v)}
 
 def log_values(
     lines:list, # dicts with metrics
@@ -264,8 +267,8 @@ def _write_old_run(folder, r):
     write_json(folder/'results.json', r.values | source)
     with atomic_path(folder/'config.yaml') as p: p.write_text(yaml.safe_dump(r.config), encoding='utf-8')
 
-# %% ../../nbs/936_experiments.run_results.ipynb #45cb0ee4
-def read_results(
+# %% ../../nbs/936_experiments.run_results.ipynb #e3f8f538
+def read_run_results(
     paths,                     # runs, folders of runs, or files of earlier systems
     normalize:Callable=flatten, # from saved settings to those that are compared, by dotted names
 )->list:                       # of `RunResult`, each run once
