@@ -62,7 +62,7 @@ class RunGroup:
         "The results of all runs."
         return np.array([r.values[metric] for r in self.runs])
 
-# %% ../../nbs/938_experiments.comparison.ipynb #f5792ca3
+# %% ../../nbs/938_experiments.comparison.ipynb #23aa548b
 def _setting_text(key, value):
     "A setting as in a command."
     if isinstance(value, (dict, list, tuple)): value = to_json(value)
@@ -76,7 +76,9 @@ def _one_per_seed(runs):
     for r in runs:
         (repeated if r.seed is not None and r.seed in seen else kept).append(r)
         seen.add(r.seed)
-    return sorted(kept, key=lambda r: (r.seed is None, str(type(r.seed)), r.seed)), repeated
+    return sorted(kept, key=_by_seed), repeated
+
+def _by_seed(r): return r.seed is None, str(type(r.seed)), r.seed
 
 # %% ../../nbs/938_experiments.comparison.ipynb #83c5de3e
 def group_runs(
@@ -136,19 +138,19 @@ def _welch_interval(x, y):
     half = float(stdtrit(freedom, .975)*math.sqrt(spread))
     return gap - half, gap + half
 
-# %% ../../nbs/938_experiments.comparison.ipynb #a3024b6e
+# %% ../../nbs/938_experiments.comparison.ipynb #b7f7e86f
 def _improvement(x, y, better, seed):
     "The probability that `x` is better, and its interval."
     if better == 'higher': x, y = -x, -y
-    low, high = bootstrap_interval(x, y, statistic=probability_below, method='percentile', n_resamples=1999, seed=seed)
-    return float(probability_below(x, y)), low, high
+    options = dict(statistic=probability_below, method='percentile', n_resamples=1999)
+    return float(probability_below(x, y)), *bootstrap_interval(x, y, seed=seed, **options)
 
 def _orders(x, y, better, confidence, seed):
     "Bounds of the violation of `x`, and of `y`, being stochastically better."
     if better == 'higher': x, y = -x, -y
     return [almost_stochastic_order(*s, confidence, seed=seed) for s in ((x, y), (y, x))]
 
-# %% ../../nbs/938_experiments.comparison.ipynb #5e220850
+# %% ../../nbs/938_experiments.comparison.ipynb #ff58288a
 def compare_pair(
     a:RunGroup, b:RunGroup, # two groups
     metric:str,             # name of a result
@@ -161,9 +163,11 @@ def compare_pair(
     x, y, paired = _paired_values(a, b, metric)
     test = (paired_permutation_test if paired else permutation_test)(x, y, seed=seed)
     low, high = mean_interval(x - y, seed=seed)[:2] if paired else _welch_interval(x, y)
-    return PairResult(a.label, b.label, float(x.mean() - y.mean()), low, high, test, paired, hedges_g(x, y),
-                      float(cliffs_delta(x, y)), *_improvement(x, y, better, seed),
-                      *_orders(x, y, better, 1 - .05/n_pairs, seed))
+    (p, p_low, p_high), orders = _improvement(x, y, better, seed), _orders(x, y, better, 1 - .05/n_pairs, seed)
+    return PairResult(
+        a.label, b.label, float(x.mean() - y.mean()), low, high, test=test, paired=paired, g=hedges_g(x, y),
+        delta=float(cliffs_delta(x, y)), improvement=p, improvement_low=p_low, improvement_high=p_high,
+        order=orders[0], reverse_order=orders[1])
 
 # %% ../../nbs/938_experiments.comparison.ipynb #110f9224
 MAX_ALL_PAIRS = 6 # groups, up to which all pairs are compared
@@ -299,7 +303,7 @@ def _value_text(value):
     if value is None: return '–'
     return to_json(value) if isinstance(value, (dict, list, tuple)) else str(value)
 
-# %% ../../nbs/938_experiments.comparison.ipynb #b0ddc8db
+# %% ../../nbs/938_experiments.comparison.ipynb #9d7a233f
 def _number_text(value):
     "A value in a table of text."
     if value is None or isinstance(value, float) and not math.isfinite(value): return '–'
@@ -323,8 +327,8 @@ def _text_line(cells, widths):
 
 @patch
 def __repr__(self:Comparison):
-    keys = ('group', 'n', 'mean', 'low', 'high', 'std', 'interquartile_mean', 'best')
-    lines = table_lines(self.rows(), {k: k.replace('_', ' ') for k in keys})
+    keys = 'group', 'n', 'mean', 'low', 'high', 'std', 'best'
+    lines = table_lines(self.rows(), dict(zip(keys, keys)))
     return '\n'.join([f'{self.metric} ({self.better} is better)', *lines])
 
 # %% ../../nbs/938_experiments.comparison.ipynb #2a6d402e

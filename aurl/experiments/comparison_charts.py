@@ -13,7 +13,7 @@ from .comparison import Comparison, better_direction
 from .importance import Importance
 from .statistics import bootstrap_interval
 
-# %% ../../nbs/942_experiments.comparison_charts.ipynb #50e1f942
+# %% ../../nbs/942_experiments.comparison_charts.ipynb #266ace44
 PALETTE = ('#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9', '#000000')  # Okabe and Ito 2008
 DASHES = 'solid', 'dash', 'dot', 'dashdot', 'longdash', 'longdashdot'
 MARKERS = 'circle', 'square', 'diamond', 'cross', 'triangle-up', 'x', 'star'
@@ -22,8 +22,7 @@ def group_style(
     index:int, # of a group
 )->dict:       # color, dash and symbol
     "The style of a group; no two of the first 42 are equal."
-    return dict(color=PALETTE[index % len(PALETTE)], dash=DASHES[index % len(DASHES)],
-                symbol=MARKERS[index % len(MARKERS)])
+    return {k: v[index % len(v)] for k, v in dict(color=PALETTE, dash=DASHES, symbol=MARKERS).items()}
 
 def _translucent(color, alpha):
     "A color of the form #rrggbb as rgba."
@@ -52,16 +51,16 @@ def _layout(fig, title, x, y, **more):
                       **more)
     return fig
 
-# %% ../../nbs/942_experiments.comparison_charts.ipynb #0db5ed48
+# %% ../../nbs/942_experiments.comparison_charts.ipynb #d960ad86
 def _band_trace(steps, low, high, color):
     "The area between `low` and `high`."
-    return _plotly().Scatter(x=[*steps, *steps[::-1]], y=[*high, *low[::-1]], fill='toself', line=dict(width=0),
-                      fillcolor=_translucent(color, .18), hoverinfo='skip', showlegend=False)
+    x, y, hidden = [*steps, *steps[::-1]], [*high, *low[::-1]], dict(hoverinfo='skip', showlegend=False)
+    return _plotly().Scatter(x=x, y=y, fill='toself', line_width=0, fillcolor=_translucent(color, .18), **hidden)
 
 def _mean_trace(steps, values, label, style):
     "The mean curve of a group."
-    return _plotly().Scatter(x=steps, y=values.mean(0), name=f'{label} (n={len(values)})', mode='lines+markers',
-                      line=dict(color=style['color'], dash=style['dash']), marker=dict(symbol=style['symbol']))
+    look = dict(line_color=style['color'], line_dash=style['dash'], marker_symbol=style['symbol'])
+    return _plotly().Scatter(x=steps, y=values.mean(0), name=f'{label} (n={len(values)})', mode='lines+markers', **look)
 
 def learning_curves(
     c:Comparison,         # of runs with logs
@@ -77,12 +76,12 @@ def learning_curves(
         fig.add_trace(_mean_trace(steps, values, g.label, group_style(i)))
     return _layout(fig, f'{key}: mean over the seeds, band: {what}' if what else f'{key} was not logged', 'step', key)
 
-# %% ../../nbs/942_experiments.comparison_charts.ipynb #298f9ae5
+# %% ../../nbs/942_experiments.comparison_charts.ipynb #206ac8bb
 def _errors(middle, low, high):
-    "Error bars of plotly, without those that are not known."
+    "Error bars; none where they are not known."
     middle, low, high = (np.array(x, float) for x in (middle, low, high))
-    return dict(type='data', symmetric=False, array=np.nan_to_num(high - middle),
-                arrayminus=np.nan_to_num(middle - low))
+    up, down = np.nan_to_num(high - middle), np.nan_to_num(middle - low)
+    return dict(type='data', symmetric=False, array=up, arrayminus=down)
 
 def _points(x, y, color, errors, symbol='circle'):
     "Points with horizontal error bars."
@@ -146,9 +145,9 @@ def pareto_front(
     better = (x[:, None] < x) | (y[:, None] < y)
     return ~(as_good & better).any(0)
 
-# %% ../../nbs/942_experiments.comparison_charts.ipynb #b98734b1
+# %% ../../nbs/942_experiments.comparison_charts.ipynb #719ed9ff
 def _pareto_points(c, cost):
-    "Groups, mean costs and mean results, of groups whose runs all have both."
+    "Groups, mean costs and mean results."
     groups = [(i, g) for i, g in enumerate(c.groups) if all(cost in r.values for r in g.runs)]
     return groups, *([float(g.values(k).mean()) for _, g in groups] for k in (cost, c.metric))
 

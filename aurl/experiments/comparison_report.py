@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MIN_ORDER', 'Note', 'comparison_lines', 'comparison_report']
 
-# %% ../../nbs/944_experiments.comparison_report.ipynb #9e0e75cf
-import math
+# %% ../../nbs/944_experiments.comparison_report.ipynb #5d084579
+import itertools, math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from .importance import Importance, setting_importance
 from .registry import printable
 from .stochastic_order import ORDER_LEVEL
 
-# %% ../../nbs/944_experiments.comparison_report.ipynb #de4d6a1d
+# %% ../../nbs/944_experiments.comparison_report.ipynb #80eb326b
 @dataclass(frozen=True)
 class Note:
     "A sentence about a comparison."
@@ -40,7 +40,8 @@ class Note:
 def _test_text(r, n_pairs):
     "The test of a pair with its numbers."
     corrected = f', after Holm for {n_pairs} comparisons {r.holm:.2g}' if n_pairs > 1 else ''
-    sizes = f'{r.test.sizes[0]} pairs' if r.paired else f'{r.test.sizes[0]} and {r.test.sizes[1]} runs'
+    n, m = r.test.sizes
+    sizes = f'{n} pairs' if r.paired else f'{n} and {m} runs'
     return f'{r.test.name}, {sizes}, p = {r.test.p:.2g}{corrected}'
 
 # %% ../../nbs/944_experiments.comparison_report.ipynb #8d94fafb
@@ -55,7 +56,7 @@ def _difference_note(c, r):
     text = f'{a} is better than {b} in {c.metric}, by {abs(r.difference):.3g} in the mean'
     return Note(text, f'{test}; 95 % interval {low:.3g} … {high:.3g}; Hedges\' g {abs(r.g):.2g}', True)
 
-# %% ../../nbs/944_experiments.comparison_report.ipynb #3cff0370
+# %% ../../nbs/944_experiments.comparison_report.ipynb #5b27cec7
 MIN_ORDER = 10 # seeds of each group, from which on the stochastic order is noted
 
 def _order_note(c, r):
@@ -69,11 +70,12 @@ def _order_note(c, r):
 @patch
 def notes(self:Comparison)->list: # of `Note`
     "What can be said of the differences."
-    out = []
-    for r in self.pairs:
-        if r.test.decidable(self.level, len(self.pairs)): out.append(_difference_note(self, r))
-        if order := _order_note(self, r): out.append(order)
-    return out
+    return [note for r in self.pairs for note in _pair_notes(self, r) if note]
+
+def _pair_notes(c, r):
+    "The notes about a pair, None for one that is not made."
+    decidable = r.test.decidable(c.level, len(c.pairs))
+    return _difference_note(c, r) if decidable else None, _order_note(c, r)
 
 # %% ../../nbs/944_experiments.comparison_report.ipynb #c1cc18c4
 def _seeds_needed(n_pairs, level):
@@ -107,13 +109,15 @@ def _origin_remarks(c):
     if len(data) > 1: out.append(f'{len(data)} different sets of data, so that the losses may not be comparable')
     return out
 
-# %% ../../nbs/944_experiments.comparison_report.ipynb #f984d977
+# %% ../../nbs/944_experiments.comparison_report.ipynb #414b7463
 def _confounded(settings):
     "Pairs of settings that always change together."
-    texts = {k: tuple(map(repr, v)) for k, v in settings.items()}
-    keys = list(texts)
-    return [(a, b) for i, a in enumerate(keys) for b in keys[i + 1:]
-            if len(set(zip(texts[a], texts[b]))) == len(set(texts[a])) == len(set(texts[b]))]
+    return [pair for pair in itertools.combinations(settings, 2) if _change_together(*(settings[k] for k in pair))]
+
+def _change_together(a, b):
+    "Whether each value of `a` has one of `b`, and the reverse."
+    a, b = list(map(repr, a)), list(map(repr, b))
+    return len(set(zip(a, b))) == len(set(a)) == len(set(b))
 
 @patch
 def remarks(self:Comparison)->list: # of str

@@ -14,7 +14,7 @@ import numpy as np
 from ..core import rng
 from .statistics import _as_samples
 
-# %% ../../nbs/934_experiments.hypothesis_tests.ipynb #d46c58e1
+# %% ../../nbs/934_experiments.hypothesis_tests.ipynb #ef573a35
 @dataclass(frozen=True)
 class TestResult:
     "The result of a test."
@@ -26,8 +26,8 @@ class TestResult:
     __test__ = False # no test case of pytest
 
     def decidable(self,
-        level:float=.05,       # of the test
-        n_comparisons:int=1,   # tests of the same question, for Bonferroni's bound
+        level:float=.05,     # of the test
+        n_comparisons:int=1, # for Bonferroni's bound
     )->bool:
         "Whether any result could be significant."
         return self.least_p*n_comparisons <= level
@@ -98,23 +98,27 @@ def permutation_test(
     p = _share_as_large(values, observed) if exact else _random_share(values, observed)
     return TestResult(p, _least_unpaired_p(n, m, exact), 'unpaired permutation test', (n, m), exact)
 
-# %% ../../nbs/934_experiments.hypothesis_tests.ipynb #90c09718
+# %% ../../nbs/934_experiments.hypothesis_tests.ipynb #5f66155c
+def _unsorted(values, order):
+    "The `values` of sorted p, at most 1, in the original order."
+    out = np.empty(len(values))
+    out[order] = np.minimum(1, values)
+    return out
+
 def holm(
     p, # array of p
 )->np.ndarray:
-    "Adjusted p that control the probability of any false finding (Holm 1979)."
+    "Adjusted p that control the probability of any false finding."
     p = np.asarray(p, float)
-    order, n = np.argsort(p, kind='stable'), len(p)
-    out = np.empty(n)
-    out[order] = np.minimum(1, np.maximum.accumulate(p[order]*np.arange(n, 0, -1)))
-    return out
+    order = np.argsort(p, kind='stable')
+    factors = np.arange(len(p), 0, -1)
+    return _unsorted(np.maximum.accumulate(p[order]*factors), order)
 
 def benjamini_hochberg(
     p, # array of p
 )->np.ndarray:
-    "Adjusted p that control the expected share of false findings (Benjamini and Hochberg 1995)."
+    "Adjusted p that control the expected share of false findings."
     p = np.asarray(p, float)
-    order, n = np.argsort(p, kind='stable')[::-1], len(p)
-    out = np.empty(n)
-    out[order] = np.minimum(1, np.minimum.accumulate(p[order]*n/np.arange(n, 0, -1)))
-    return out
+    order = np.argsort(p, kind='stable')[::-1]
+    factors = len(p)/np.arange(len(p), 0, -1)
+    return _unsorted(np.minimum.accumulate(p[order]*factors), order)

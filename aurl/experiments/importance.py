@@ -108,7 +108,7 @@ class Importance:
         "Settings by their share, the largest first; empty if nothing can be said."
         return [] if self.reason else sorted(self.shares.items(), key=lambda s: -s[1])
 
-# %% ../../nbs/940_experiments.importance.ipynb #0c3aff31
+# %% ../../nbs/940_experiments.importance.ipynb #db04bf19
 def _fit_forest(x, y, n_trees, seed):
     "A random forest, and its r² out of bag."
     from sklearn.ensemble import RandomForestRegressor
@@ -119,10 +119,11 @@ def _fit_forest(x, y, n_trees, seed):
     return forest, float(forest.oob_score_)
 
 def _forest_p(x, y, r2, n_trees, seed):
-    "The p of a forest's r² among those of shuffled results."
-    g = rng(seed, 'shuffled results')
-    others = [_fit_forest(x, g.permutation(y), n_trees, seed + i)[1] for i in range(1, _N_SHUFFLED + 1)]
-    return (1 + sum(r >= r2 for r in others))/(1 + _N_SHUFFLED)
+    "The p of r² among those of shuffled results."
+    g = rng(seed, 'shuffled')
+    n = 1 + _N_SHUFFLED
+    others = [_fit_forest(x, g.permutation(y), n_trees, seed + i)[1] for i in range(1, n)]
+    return (1 + sum(r >= r2 for r in others))/n
 
 def _tree_shares(boxes, n):
     "The shares of single settings, and of pairs without these, in the variance of a tree; None if it is constant."

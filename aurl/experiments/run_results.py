@@ -20,7 +20,7 @@ from ..core import AurlError, atomic_path, read_json, write_json
 from .registry import _is_finite_number, inspect_run
 from .run_files import _read_lines, read_config
 
-# %% ../../nbs/936_experiments.run_results.ipynb #05f593b0
+# %% ../../nbs/936_experiments.run_results.ipynb #fb84c0d8
 def flatten(
     values:dict, # nested dicts
     at='',       # prefix of the names
@@ -35,9 +35,10 @@ def flatten(
 
 def _named(value):
     "A list of dicts that all have a name, as a dict by these names; other values as they are."
-    if not isinstance(value, list) or not value: return value
-    if not all(isinstance(v, dict) and isinstance(v.get('name'), str) for v in value): return value
+    if not isinstance(value, list) or not value or not all(map(_has_name, value)): return value
     return {v['name']: {k: x for k, x in v.items() if k != 'name'} for v in value}
+
+def _has_name(v): return isinstance(v, dict) and isinstance(v.get('name'), str)
 
 # %% ../../nbs/936_experiments.run_results.ipynb #e129b6d9
 _MAIN_GROUP = 'final_metrics.'  # the group of results.json whose names count without it
@@ -92,7 +93,7 @@ def series(self:RunResult,
     steps = sorted(got)
     return np.array(steps, float), np.array([got[s] for s in steps], float)
 
-# %% ../../nbs/936_experiments.run_results.ipynb #5c9e232c
+# %% ../../nbs/936_experiments.run_results.ipynb #d5e80972
 def _json_or_empty(path):
     "The dict in a JSON file; {} if it is missing or damaged."
     try: got = read_json(path)
@@ -106,9 +107,9 @@ def _commit(path):
 
 def _data_print(path):
     "The fingerprints of the stores of a run."
-    data = _json_or_empty(path/'environment.json').get('data') or {}
-    stores = data.get('stores') if isinstance(data, dict) else None
-    return ' '.join(str(s.get('fingerprint'))[:12] for s in stores or () if isinstance(s, dict))
+    data = _json_or_empty(path/'environment.json').get('data')
+    stores = data.get('stores') if isinstance(data, dict) else ()
+    return ' '.join(str(s['fingerprint'])[:12] for s in stores or () if 'fingerprint' in s)
 
 # %% ../../nbs/936_experiments.run_results.ipynb #df647d7d
 def read_run(
@@ -123,7 +124,7 @@ def read_run(
     values = facts | log_values(lines) | result_values(_json_or_empty(path/'results.json'))
     return RunResult(path, path.name, config, values, lines, entry.state, _commit(path), _data_print(path))
 
-# %% ../../nbs/936_experiments.run_results.ipynb #72dc0062
+# %% ../../nbs/936_experiments.run_results.ipynb #e84579bb
 _SKIPPED = 'checkpoints', 'model', 'samples', 'figures'   # folders of a run without runs
 
 def _inner_runs(folder, levels=3):
@@ -132,18 +133,21 @@ def _inner_runs(folder, levels=3):
     out = []
     for d in sorted(folder.iterdir()):
         if d.name.startswith('.') or d.name in _SKIPPED or not d.is_dir(): continue
-        inner = _inner_runs(d, levels - 1)
-        out += inner or ([d] if (d/'config.yaml').is_file() else [])
+        out += _inner_runs(d, levels - 1) or _as_run(d)
     return out
 
-# %% ../../nbs/936_experiments.run_results.ipynb #571916b7
+def _as_run(folder):
+    "The folder in a list, if it is a run."
+    return [folder] if (folder/'config.yaml').is_file() else []
+
+# %% ../../nbs/936_experiments.run_results.ipynb #3ae2ac3a
 def runs_below(
     path, # a run, or a folder of runs, sweeps and ablations
 )->list:  # directories
     "The runs in a folder, or the run itself; raise an `AurlError` if there is none."
     path = Path(path).expanduser()
     if not path.is_dir(): raise AurlError('no such folder', path, 'give runs, or folders of runs')
-    found = _inner_runs(path) or ([path] if (path/'config.yaml').is_file() else [])
+    found = _inner_runs(path) or _as_run(path)
     if not found: raise AurlError('there is no run', path, 'give a folder with config.yaml, or one that contains some')
     return found
 
@@ -166,17 +170,14 @@ def _present_name(text):
     plain = _plain_title(text)
     return _OLD_NAMES.get(plain, plain.replace(' ', '_'))
 
-# %% ../../nbs/936_experiments.run_results.ipynb #c52312bb
+# %% ../../nbs/936_experiments.run_results.ipynb #cd2d0081
 _MULTIPLES = dict(k=1e3, m=1e6, b=1e9)
 _NUMBER = re.compile(r'([-+]?[\d,]*\.?\d+(?:e[-+]?\d+)?)\s*([kmb](?![a-z]))?', re.I)
 
 def _old_number(text):
-    "The first number in a cell such as 52,892,160, 3.2M, 1.23 ± 0.05 or 3,881 tok/s; None without one."
-    m = _NUMBER.match(text.strip())
-    if not m: return None
-    try: value = float(m[1].replace(',', ''))
-    except ValueError: return None
-    return value*_MULTIPLES.get((m[2] or '').lower(), 1)
+    "The first number in a cell such as 3.2M or 3,881 tok/s; None without one."
+    if not (m := _NUMBER.match(text.strip())): return None
+    return float(m[1].replace(',', ''))*_MULTIPLES.get((m[2] or '').lower(), 1)
 
 # %% ../../nbs/936_experiments.run_results.ipynb #faf293da
 _ANSI = re.compile(r'\x1b\[[0-9;?]*[A-Za-z]')

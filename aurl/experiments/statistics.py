@@ -15,7 +15,7 @@ from scipy.special import gammaln, ndtr, ndtri, stdtrit
 
 from ..core import AurlError, rng
 
-# %% ../../nbs/933_experiments.statistics.ipynb #df20ebed
+# %% ../../nbs/933_experiments.statistics.ipynb #3ade5e30
 def _pool(samples): return np.concatenate([np.asarray(x, float) for x in samples], axis=-1)
 
 def mean(
@@ -27,27 +27,28 @@ def mean(
 def interquartile_mean(
     *samples, # arrays (…, n)
 ):            # array (…)
-    "Mean of the middle half of all values: a quarter, rounded down, is left out at each end."
+    "Mean of the middle half of all values."
     x = np.sort(_pool(samples), axis=-1)
     cut = x.shape[-1]//4
     return x[..., cut:x.shape[-1] - cut].mean(-1)
 
-# %% ../../nbs/933_experiments.statistics.ipynb #2c5916cc
+# %% ../../nbs/933_experiments.statistics.ipynb #206b3c6e
 def _as_samples(samples):
     "Finite arrays, at least one value each."
     out = [np.asarray(x, float) for x in samples]
-    for x in out:
-        if x.ndim != 1 or not len(x) or not np.isfinite(x).all():
-            raise AurlError(f'{x.tolist()} are not finite numbers', way_out='leave out runs without a result')
+    bad = [x.tolist() for x in out if not _is_sample(x)]
+    if bad: raise AurlError(f'{bad[0]} are not finite numbers', way_out='leave out runs without a result')
     return out
+
+def _is_sample(x): return x.ndim == 1 and len(x) > 0 and bool(np.isfinite(x).all())
 
 def _resamples(samples, n, g):
     "For each sample an array (n, len(sample)) of values drawn with replacement."
     return [x[g.integers(len(x), size=(n, len(x)))] for x in samples]
 
-# %% ../../nbs/933_experiments.statistics.ipynb #684f459b
+# %% ../../nbs/933_experiments.statistics.ipynb #245a0f18
 def _leave_one_out(samples, i, statistic):
-    "The statistic without one value of sample `i`, for each of its values."
+    "The statistic without each value of sample `i`."
     x = samples[i]
     without = [np.delete(x, k) for k in range(len(x))]
     return np.array([statistic(*samples[:i], w, *samples[i+1:]) for w in without])
@@ -67,13 +68,18 @@ def _acceleration(samples, statistic):
     spread = (u**2).sum()**1.5
     return float((u**3).sum()/(6*spread)) if spread > 0 else 0.
 
-# %% ../../nbs/933_experiments.statistics.ipynb #6171f4d4
+# %% ../../nbs/933_experiments.statistics.ipynb #fff28020
 def _bca_levels(values, estimate, acceleration, levels):
     "The quantiles of `values` that a BCa interval takes instead of `levels`."
-    below = (np.sum(values < estimate) + np.sum(values == estimate)/2)/len(values)
-    z0 = ndtri(min(max(below, 1/len(values)), 1 - 1/len(values)))
+    z0 = _bias(values, estimate)
     z = z0 + ndtri(levels)
     return ndtr(z0 + z/(1 - acceleration*z))
+
+def _bias(values, estimate):
+    "The normal quantile of the share of `values` below the estimate."
+    n = len(values)
+    below = (np.sum(values < estimate) + np.sum(values == estimate)/2)/n
+    return ndtri(min(max(below, 1/n), 1 - 1/n))
 
 # %% ../../nbs/933_experiments.statistics.ipynb #34908521
 def bootstrap_interval(
@@ -131,14 +137,17 @@ def cohens_d(
     if spread == 0: return math.copysign(math.inf, gap) if gap else 0.
     return float(gap/spread)
 
-# %% ../../nbs/933_experiments.statistics.ipynb #ee1925d0
+# %% ../../nbs/933_experiments.statistics.ipynb #7aa19c2f
 def hedges_g(
     x, y, # arrays of numbers, at least two each
 )->float: # as for `cohens_d`
-    "Cohen's d without its bias in small samples."
+    "Cohen's d without its bias."
     f = len(x) + len(y) - 2
-    if f < 2: return math.nan
-    return cohens_d(x, y)*math.exp(gammaln(f/2) - gammaln((f - 1)/2))/math.sqrt(f/2)
+    return cohens_d(x, y)*_unbiasing(f) if f > 1 else math.nan
+
+def _unbiasing(f):
+    "The exact factor J of Hedges."
+    return math.exp(gammaln(f/2) - gammaln((f - 1)/2))/math.sqrt(f/2)
 
 # %% ../../nbs/933_experiments.statistics.ipynb #d397f501
 def cliffs_delta(

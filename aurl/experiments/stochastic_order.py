@@ -14,7 +14,7 @@ from scipy.special import ndtri
 from ..core import rng
 from .statistics import _as_samples, _resamples
 
-# %% ../../nbs/935_experiments.stochastic_order.ipynb #ce5ab9bd
+# %% ../../nbs/935_experiments.stochastic_order.ipynb #291f6973
 def _steps(n, m):
     "Indices into sorted samples of `n` and `m` values, and length, of each piece on which both quantiles are constant."
     ends = np.union1d(np.arange(1, n + 1)*m, np.arange(1, m + 1)*n)      # in units of 1/(nm)
@@ -25,14 +25,16 @@ def _violation(x, y):
     "Violation ratio of sorted samples (…, n) and (…, m)."
     i, j, length = _steps(x.shape[-1], y.shape[-1])
     gap = x[..., i] - y[..., j]
-    total = (gap**2*length).sum(-1)
-    above = (np.maximum(gap, 0)**2*length).sum(-1)
-    return np.where(total > 0, above/np.where(total > 0, total, 1), .5)
+    return _ratio_or_half((np.maximum(gap, 0)**2*length).sum(-1), (gap**2*length).sum(-1))
 
-# %% ../../nbs/935_experiments.stochastic_order.ipynb #ff43371d
+def _ratio_or_half(part, total):
+    "The share `part`/`total`; 1/2 where both are 0."
+    return np.where(total > 0, part/np.where(total > 0, total, 1), .5)
+
+# %% ../../nbs/935_experiments.stochastic_order.ipynb #4e527e78
 def violation_ratio(
     x, y, # arrays of numbers
-)->float: # 0: x is lower at every quantile; 1: y is; equal samples: 1/2
+)->float: # 0: x is lower everywhere; 1: y is; equal: 1/2
     "How far `x` is from being stochastically lower than `y`."
     x, y = _as_samples([x, y])
     return float(_violation(np.sort(x), np.sort(y)))
