@@ -138,12 +138,13 @@ def _welch_interval(x, y):
     half = float(stdtrit(freedom, .975)*math.sqrt(spread))
     return gap - half, gap + half
 
-# %% ../../nbs/938_experiments.comparison.ipynb #b7f7e86f
+# %% ../../nbs/938_experiments.comparison.ipynb #fd6374e3
 def _improvement(x, y, better, seed):
     "The probability that `x` is better, and its interval."
     if better == 'higher': x, y = -x, -y
-    options = dict(statistic=probability_below, method='percentile', n_resamples=1999)
-    return float(probability_below(x, y)), *bootstrap_interval(x, y, seed=seed, **options)
+    return float(probability_below(x, y)), *bootstrap_interval(x, y, seed=seed, **_BELOW)
+
+_BELOW = dict(statistic=probability_below, method='percentile', n_resamples=1999)
 
 def _orders(x, y, better, confidence, seed):
     "Bounds of the violation of `x`, and of `y`, being stochastically better."

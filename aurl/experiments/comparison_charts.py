@@ -76,12 +76,13 @@ def learning_curves(
         fig.add_trace(_mean_trace(steps, values, g.label, group_style(i)))
     return _layout(fig, f'{key}: mean over the seeds, band: {what}' if what else f'{key} was not logged', 'step', key)
 
-# %% ../../nbs/942_experiments.comparison_charts.ipynb #206ac8bb
+# %% ../../nbs/942_experiments.comparison_charts.ipynb #fc9ebe45
 def _errors(middle, low, high):
     "Error bars; none where they are not known."
     middle, low, high = (np.array(x, float) for x in (middle, low, high))
-    up, down = np.nan_to_num(high - middle), np.nan_to_num(middle - low)
-    return dict(type='data', symmetric=False, array=up, arrayminus=down)
+    return _error_bars(np.nan_to_num(high - middle), np.nan_to_num(middle - low))
+
+def _error_bars(up, down): return dict(type='data', symmetric=False, array=up, arrayminus=down)
 
 def _points(x, y, color, errors, symbol='circle'):
     "Points with horizontal error bars."
@@ -145,9 +146,9 @@ def pareto_front(
     better = (x[:, None] < x) | (y[:, None] < y)
     return ~(as_good & better).any(0)
 
-# %% ../../nbs/942_experiments.comparison_charts.ipynb #719ed9ff
+# %% ../../nbs/942_experiments.comparison_charts.ipynb #066ee5d8
 def _pareto_points(c, cost):
-    "Groups, mean costs and mean results."
+    "Groups, costs and results."
     groups = [(i, g) for i, g in enumerate(c.groups) if all(cost in r.values for r in g.runs)]
     return groups, *([float(g.values(k).mean()) for _, g in groups] for k in (cost, c.metric))
 

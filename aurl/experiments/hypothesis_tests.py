@@ -98,7 +98,7 @@ def permutation_test(
     p = _share_as_large(values, observed) if exact else _random_share(values, observed)
     return TestResult(p, _least_unpaired_p(n, m, exact), 'unpaired permutation test', (n, m), exact)
 
-# %% ../../nbs/934_experiments.hypothesis_tests.ipynb #5f66155c
+# %% ../../nbs/934_experiments.hypothesis_tests.ipynb #42b092c7
 def _unsorted(values, order):
     "The `values` of sorted p, at most 1, in the original order."
     out = np.empty(len(values))
@@ -108,7 +108,7 @@ def _unsorted(values, order):
 def holm(
     p, # array of p
 )->np.ndarray:
-    "Adjusted p that control the probability of any false finding."
+    "Adjusted p of Holm (1979)."
     p = np.asarray(p, float)
     order = np.argsort(p, kind='stable')
     factors = np.arange(len(p), 0, -1)

@@ -108,7 +108,7 @@ class Importance:
         "Settings by their share, the largest first; empty if nothing can be said."
         return [] if self.reason else sorted(self.shares.items(), key=lambda s: -s[1])
 
-# %% ../../nbs/940_experiments.importance.ipynb #db04bf19
+# %% ../../nbs/940_experiments.importance.ipynb #d39b5f7b
 def _fit_forest(x, y, n_trees, seed):
     "A random forest, and its r² out of bag."
     from sklearn.ensemble import RandomForestRegressor
@@ -119,11 +119,10 @@ def _fit_forest(x, y, n_trees, seed):
     return forest, float(forest.oob_score_)
 
 def _forest_p(x, y, r2, n_trees, seed):
-    "The p of r² among those of shuffled results."
+    "The p of r²."
     g = rng(seed, 'shuffled')
-    n = 1 + _N_SHUFFLED
-    others = [_fit_forest(x, g.permutation(y), n_trees, seed + i)[1] for i in range(1, n)]
-    return (1 + sum(r >= r2 for r in others))/n
+    others = [_fit_forest(x, g.permutation(y), n_trees, seed + 1 + i)[1] for i in range(_N_SHUFFLED)]
+    return np.mean([r2 <= r for r in [r2, *others]]).item()
 
 def _tree_shares(boxes, n):
     "The shares of single settings, and of pairs without these, in the variance of a tree; None if it is constant."

@@ -20,7 +20,7 @@ from ..core import AurlError, atomic_path, read_json, write_json
 from .registry import _is_finite_number, inspect_run
 from .run_files import _read_lines, read_config
 
-# %% ../../nbs/936_experiments.run_results.ipynb #fb84c0d8
+# %% ../../nbs/936_experiments.run_results.ipynb #e5086f83
 def flatten(
     values:dict, # nested dicts
     at='',       # prefix of the names
@@ -36,8 +36,9 @@ def flatten(
 def _named(value):
     "A list of dicts that all have a name, as a dict by these names; other values as they are."
     if not isinstance(value, list) or not value or not all(map(_has_name, value)): return value
-    return {v['name']: {k: x for k, x in v.items() if k != 'name'} for v in value}
+    return {v['name']: _without_name(v) for v in value}
 
+def _without_name(v): return {k: x for k, x in v.items() if k != 'name'}
 def _has_name(v): return isinstance(v, dict) and isinstance(v.get('name'), str)
 
 # %% ../../nbs/936_experiments.run_results.ipynb #e129b6d9
@@ -93,7 +94,7 @@ def series(self:RunResult,
     steps = sorted(got)
     return np.array(steps, float), np.array([got[s] for s in steps], float)
 
-# %% ../../nbs/936_experiments.run_results.ipynb #d5e80972
+# %% ../../nbs/936_experiments.run_results.ipynb #0a85f421
 def _json_or_empty(path):
     "The dict in a JSON file; {} if it is missing or damaged."
     try: got = read_json(path)
@@ -105,11 +106,14 @@ def _commit(path):
     aurl = _json_or_empty(path/'git.json').get('aurl') or {}
     return (aurl.get('commit') or '')[:12] + '+'*bool(aurl.get('dirty'))
 
+def _stores(path):
+    "The stores that a run recorded."
+    data = _json_or_empty(path/'environment.json').get('data')
+    return data.get('stores') or () if isinstance(data, dict) else ()
+
 def _data_print(path):
     "The fingerprints of the stores of a run."
-    data = _json_or_empty(path/'environment.json').get('data')
-    stores = data.get('stores') if isinstance(data, dict) else ()
-    return ' '.join(str(s['fingerprint'])[:12] for s in stores or () if 'fingerprint' in s)
+    return ' '.join(str(s['fingerprint'])[:12] for s in _stores(path) if 'fingerprint' in s)
 
 # %% ../../nbs/936_experiments.run_results.ipynb #df647d7d
 def read_run(

@@ -32,12 +32,12 @@ def interquartile_mean(
     cut = x.shape[-1]//4
     return x[..., cut:x.shape[-1] - cut].mean(-1)
 
-# %% ../../nbs/933_experiments.statistics.ipynb #206b3c6e
+# %% ../../nbs/933_experiments.statistics.ipynb #bfc0c9de
 def _as_samples(samples):
-    "Finite arrays, at least one value each."
+    "Finite arrays."
     out = [np.asarray(x, float) for x in samples]
     bad = [x.tolist() for x in out if not _is_sample(x)]
-    if bad: raise AurlError(f'{bad[0]} are not finite numbers', way_out='leave out runs without a result')
+    if bad: raise AurlError(f'{bad[0]} are not finite', way_out='leave out runs without a result')
     return out
 
 def _is_sample(x): return x.ndim == 1 and len(x) > 0 and bool(np.isfinite(x).all())
