@@ -27,20 +27,22 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'AverageConfig', 'WeightAveraging', 'GradientAccumulation', 'GradientClipping', 'ClipConfig',
            'AdversarialPerturbation', 'TokenDropout', 'OptimConfig', 'learner_kwargs', 'CurriculumConfig',
            'GenerationMonitor', 'evaluate_samples', 'register_sample_metric', 'RollbackOnCollapse', 'GrammarAnnealing',
-           'EarlyStopping', 'TrainingProfiler', 'AnomalyMonitor', 'Distill', 'Snapshot', 'restore_state',
-           'capture_state', 'average_checkpoints', 'best_checkpoint', 'latest_checkpoint', 'load_checkpoint',
-           'save_checkpoint', 'CheckpointConfig', 'CheckpointCallback', 'compare_runs', 'first_bars', 'first_seconds',
-           'GenerationLimits', 'ProfileConfig', 'describe_limits', 'Constraint', 'ConstraintProcessor',
+           'EarlyStopping', 'TrainingProfiler', 'AnomalyMonitor', 'QualityMonitor', 'Distill', 'Snapshot',
+           'restore_state', 'capture_state', 'average_checkpoints', 'best_checkpoint', 'latest_checkpoint',
+           'load_checkpoint', 'save_checkpoint', 'CheckpointConfig', 'CheckpointCallback', 'compare_runs', 'first_bars',
+           'first_seconds', 'GenerationLimits', 'ProfileConfig', 'describe_limits', 'Constraint', 'ConstraintProcessor',
            'constraint_presets', 'constraint_processor', 'constraint_types', 'make_constraint', 'register_constraint',
            'GenerationStep', 'LogitsProcessor', 'Novelty', 'Sampling', 'generate', 'generate_ids', 'infill_piece',
            'infill_ids', 'latents_between', 'latents_like', 'latents_of', 'MidiPort', 'NoteStream', 'close_ids',
-           'stream', 'StreamPlayer', 'Studio', 'Experiment', 'find_runs', 'list_runs', 'inspect_run', 'list_cache',
-           'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable', 'baselines', 'piece_nll', 'latent_nll',
-           'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent', 'longest_matches',
-           'memorization_table', 'QualityTable', 'measure_quality', 'contact_sheet', 'piece_measures', 'Report',
-           'bootstrap_interval', 'hedges_g', 'interquartile_mean', 'probability_of_improvement', 'benjamini_hochberg',
-           'holm', 'paired_permutation_test', 'permutation_test', 'almost_stochastic_order', 'import_old_results',
-           'Comparison', 'setting_importance', 'learning_curves', 'pareto_chart', 'comparison_report', 'compare']
+           'stream', 'StreamPlayer', 'Studio', 'Dashboard', 'LiveDashboard', 'write_dashboard', 'Experiment',
+           'find_runs', 'list_runs', 'read_log', 'record_kind', 'record_values', 'read_results', 'compare_losses',
+           'inspect_run', 'list_cache', 'prune_stores', 'repair_stores', 'verify_stores', 'LikelihoodTable',
+           'baselines', 'piece_nll', 'latent_nll', 'total_nats', 'DistanceTable', 'LatentEvaluation', 'evaluate_latent',
+           'longest_matches', 'memorization_table', 'KnownMusic', 'OriginalityTable', 'originality', 'QualityTable',
+           'measure_quality', 'contact_sheet', 'piece_measures', 'Report', 'bootstrap_interval', 'hedges_g',
+           'interquartile_mean', 'probability_of_improvement', 'benjamini_hochberg', 'holm', 'paired_permutation_test',
+           'permutation_test', 'almost_stochastic_order', 'import_old_results', 'Comparison', 'setting_importance',
+           'learning_curves', 'pareto_chart', 'comparison_report', 'compare']
 
 # %% ../nbs/990_all.ipynb #25fd0c78
 from .core import AurlError, CheckpointError, CodecError, ConfigError, CorpusError, MidiError, MissingExtra
@@ -265,6 +267,7 @@ from .monitor.mask_annealing import GrammarAnnealing
 from .monitor.early_stopping import EarlyStopping
 from .monitor.profiler import TrainingProfiler
 from .monitor.anomaly_monitor import AnomalyMonitor
+from .experiments.quality_monitor import QualityMonitor
 from .train.distill import Distill
 from .train.state import Snapshot, restore_state, capture_state
 
@@ -313,6 +316,7 @@ _all_ = [
     'EarlyStopping',
     'TrainingProfiler',
     'AnomalyMonitor',
+    'QualityMonitor',
     'Distill',
     'Snapshot',
     'restore_state',
@@ -378,7 +382,13 @@ _all_ = [
 ]
 
 # %% ../nbs/990_all.ipynb #ae62a12b
+from .experiments.dashboard import Dashboard, LiveDashboard
+from .experiments.dashboard_page import write_dashboard
 from .experiments.run import Experiment
+from .experiments.log_format import read_log
+from .experiments.log_records import record_kind, record_values
+from .experiments.results import read_results
+from .experiments.reproduce import compare_losses
 from .experiments.run_files import find_runs
 from .experiments.registry import list_runs, inspect_run
 from .data.cache import list_cache, repair_stores, verify_stores
@@ -388,6 +398,7 @@ from .evaluate.bound import latent_nll, total_nats
 from .evaluate.distance import DistanceTable
 from .evaluate.latent_report import LatentEvaluation, evaluate_latent
 from .evaluate.memorization import longest_matches, memorization_table
+from .evaluate.originality import KnownMusic, OriginalityTable, originality
 from .evaluate.musical_quality import QualityTable, measure_quality
 from .evaluate.contact_sheet import contact_sheet, piece_measures
 from .evaluate.report import Report
@@ -403,9 +414,17 @@ from .commands.compare_runs import compare
 
 # %% ../nbs/990_all.ipynb #6c92ef41
 _all_ = [
+    'Dashboard',
+    'LiveDashboard',
+    'write_dashboard',
     'Experiment',
     'find_runs',
     'list_runs',
+    'read_log',
+    'record_kind',
+    'record_values',
+    'read_results',
+    'compare_losses',
     'inspect_run',
     'list_cache',
     'prune_stores',
@@ -421,6 +440,9 @@ _all_ = [
     'evaluate_latent',
     'longest_matches',
     'memorization_table',
+    'KnownMusic',
+    'OriginalityTable',
+    'originality',
     'QualityTable',
     'measure_quality',
     'contact_sheet',

@@ -80,6 +80,7 @@ TRAIN = {
     **{f'monitor.{k}': (v, {}) for k,v in dict(enabled=False, every=5, time_share=.1, samples=2, tokens=32, metrics=['note_density'], max_rollbacks=1, snapshot_memory=.5, anomalies=False, recover=True,
                                             patience=3, profiler=False).items()},
     'checkpoints.compress': (True, {}), 'checkpoints.history': (['1h'], {}), 'checkpoints.max_age': ('30d', {'checkpoints.history': ['1h']}), 'monitor.remedies': ('suggest', {}),
+    **{f'monitor.quality{k}': (v, {}) for k,v in {'': False, '_every': 7, '_share': .1, '_samples': 2, '_tokens': 64}.items()},
     'monitor.anneal_grammar': (True, dict(grammar_weight=1.)), 'monitor.stop_metrics': (dict(valid_loss=1.), {'monitor.patience': 2}),
     'optimizer.name': ('adamw', {}), 'optimizer.layer_decay': (.5, {}), 'optimizer.lr_scales': (dict(output=.5), {}), 'optimizer.wd': (.4, {}), 'optimizer.options': (dict(betas=[.5, .6]), {'optimizer.name': 'adamw'}),
     'schedule.kind': ('linear', {}), 'schedule.warmup_pct': (.2, {}), 'schedule.warmup_shape': ('cosine', {}), 'schedule.decay_start': (.6, {}), 'schedule.final': (.3, {}),
@@ -114,6 +115,8 @@ OUTSIDE = dict(
     master_addr='980_commands.workers',
     shard='788_train.parallel',
 )
+EVERY_COMMAND = dict.fromkeys(('tags', 'group', 'notes', 'log_level', 'dry_run'), '965_commands.run_keys')
+OUTSIDE |= EVERY_COMMAND
 OUTSIDE |= {
     'loader.workers': '500_data.readers',
     'loader.conditions': 'test_conditions',
@@ -641,6 +644,7 @@ PREPARE_OUTSIDE = dict(
     dask='proofs/cluster',
     overwrite='520_data.store',
     out='967_commands.run_folder',
+    **EVERY_COMMAND,
 )
 
 
@@ -791,7 +795,8 @@ GENERATE = {
 GENERATE_OUTSIDE = dict(
     novelty='976_commands.samples',
     novelty_data='976_commands.samples',
-    conditions='test_conditions', model='782_train.saved_models', device='020_device', out='967_commands.run_folder'
+    conditions='test_conditions', model='782_train.saved_models', device='020_device', out='967_commands.run_folder',
+    **EVERY_COMMAND,
 )
 
 
@@ -817,7 +822,8 @@ def played(cfg, work):
     net, where = find_model(cfg.model, cfg.out)
     check_sampling(cfg, net, where)
     files = file_options(cfg, net)
-    ids = fill_prompt(net, cfg, files) if cfg.infill.on else generate_ids(
+    processors = requested_processors(cfg, where)
+    ids = fill_prompt(net, cfg, files, processors) if cfg.infill.on else generate_ids(
         net,
         n=cfg.pieces,
         min_tokens=cfg.min_tokens,
@@ -830,7 +836,7 @@ def played(cfg, work):
         z=requested_latents(net, cfg),
         constraints=cfg.constraints,
         length=requested_length(cfg),
-        processors=requested_processors(cfg, where),
+        processors=processors,
         **sampling_options(cfg),
     )
     if cfg.repair: ids = repair_pieces(ids, lambda line: None)
@@ -1007,7 +1013,8 @@ SONG = {
     'max_tokens': (99, {}), 'temperature': (.5, {}), 'top_p': (.5, {}), 'checkpoint_every': (7, {}), 'seed': (3, {}),
 }
 SONG_OUTSIDE = dict(
-    data='test_cli', resume='test_resume', workers='520_data.store', device='020_device', out='967_commands.run_folder'
+    data='test_cli', resume='test_resume', workers='520_data.store', device='020_device', out='967_commands.run_folder',
+    **EVERY_COMMAND,
 )
 
 
@@ -1035,7 +1042,8 @@ EVALUATE = {
     'seed': (3, {}),
 }
 EVALUATE_OUTSIDE = dict(
-    model='782_train.saved_models', workers='520_data.store', device='020_device', out='967_commands.run_folder'
+    model='782_train.saved_models', workers='520_data.store', device='020_device', out='967_commands.run_folder',
+    **EVERY_COMMAND,
 )
 
 

@@ -287,11 +287,15 @@ _loss_rules = [
 # %% ../../nbs/970_commands.key_rules.ipynb #52f3449f
 _monitor_keys = _prefixed('monitor', (
     'every time_share samples tokens metrics max_rollbacks snapshot_memory anomalies recover anneal_grammar patience '
-    'stop_metrics profiler').split())
+    'stop_metrics profiler quality quality_every quality_share quality_samples quality_tokens').split())
 
 def _samples_by_time(c):
     "Is the interval between samples a share of the time?"
     return not (c.monitor.every or c.monitor.anneal_grammar) and c.reproducible == 'seeded'
+
+def _quality_by_time(c):
+    "Is the interval between measured samples a share of the time?"
+    return not c.monitor.quality_every and c.reproducible == 'seeded'
 
 def _has_other_machines(c): return c.nodes > 1
 
@@ -309,24 +313,17 @@ _monitor_rules = [
         'samples are taken at fixed steps (monitor.every, monitor.anneal_grammar or reproducible)',
         'say monitor.every=0',
     ),
-    key_rule(
-        'monitor.max_rollbacks monitor.snapshot_memory',
-        is_unset('shard'),
-        'with shard=true the training never rolls back',
-        'say shard=false',
-    ),
-    key_rule(
-        'monitor.snapshot_memory',
-        is_set('monitor.max_rollbacks'),
-        'with monitor.max_rollbacks=0 the training never rolls back',
-        'say monitor.max_rollbacks=3',
-    ),
-    key_rule(
-        'keep_checkpoints',
-        is_set('checkpoint_every'),
-        'checkpoint_every=0 writes no checkpoints',
-        'say checkpoint_every=200',
-    ),
+    key_rule(_prefixed('monitor', 'quality_every quality_share quality_samples quality_tokens'.split()),
+             is_set('monitor.quality'), 'with monitor.quality=false no samples are measured', 'say monitor.quality=true'),
+    key_rule('monitor.quality_share', _quality_by_time,
+             'the samples are measured at fixed steps (monitor.quality_every or reproducible)',
+             'say monitor.quality_every=0'),
+    key_rule('monitor.max_rollbacks monitor.snapshot_memory', is_unset('shard'),
+             'with shard=true the training never rolls back', 'say shard=false'),
+    key_rule('monitor.snapshot_memory', is_set('monitor.max_rollbacks'),
+             'with monitor.max_rollbacks=0 the training never rolls back', 'say monitor.max_rollbacks=3'),
+    key_rule('keep_checkpoints', is_set('checkpoint_every'),
+             'checkpoint_every=0 writes no checkpoints', 'say checkpoint_every=200'),
     key_rule('master_addr node_rank', _has_other_machines, 'nodes={c.nodes}: there is no other machine', 'say nodes=2'),
 ]
 
@@ -428,15 +425,13 @@ def _continues(c):
     "Is a prompt continued, not filled?"
     return not c.infill.on
 
-_not_in_fills = ('temperatures typical_p epsilon_cutoff eta_cutoff mirostat_tau mirostat_eta repetition_penalty '
-                 'repetition_window no_repeat_ngram_size bad_words_ids num_beams length_penalty early_stopping '
-                 'force_words_ids novelty novelty_data constraints length')
+_not_in_fills = 'num_beams length_penalty early_stopping force_words_ids length'
 
 GENERATE_RULES = [
     key_rule('infill', is_set('prompt'), 'there is no piece in which it could be replaced', 'say prompt=FILE'),
-    key_rule('prompt_seconds min_tokens mask profile repair', _continues,
+    key_rule('prompt_seconds min_tokens mask repair', _continues,
              'a part of the prompt is replaced, and all of the rest is kept', 'leave infill out'),
-    key_rule(_not_in_fills, _continues, 'fills use temperature, top_k, top_p and min_p alone', 'leave infill out'),
+    key_rule(_not_in_fills, _continues, 'fills are sampled, and last as long as their gaps', 'leave infill out'),
     key_rule('prompt_seconds', _has_source, 'there is no prompt, like or between', 'say prompt=FILE'),
     key_rule('spread', is_set('like'), 'there is no piece to vary', 'say like=FILE'),
     key_rule(f'temperature {_sampled_keys}', _is_sampled,
@@ -472,7 +467,7 @@ ABLATION_RULES = [
     key_rule('latent_samples', is_set('has_latent'), 'no variant has a latent', 'name one with mode: vae')
 ]
 NESTED_TRAIN_RULES = [
-    key_rule('out resume', never,
+    key_rule('out resume tags group notes log_level dry_run', never,
              'each training run has a folder within this run', 'say out=FOLDER or dest=FOLDER without train'),
     key_rule('fit_batch', never,
              'compared training runs keep their batches', 'say train.batch_size and train.accumulate that fit'),

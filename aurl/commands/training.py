@@ -26,6 +26,8 @@ from ..distributed import broadcast_object, gather_model, is_sharded, rank, worl
 
 # %% ../../nbs/975_commands.training.ipynb #0321aa30
 from ..evaluate.memorization import passage_fingerprints
+from ..experiments.dashboard import DashboardCopy
+from ..experiments.quality_monitor import QualityMonitor
 from ..experiments.run import Experiment
 from ..memory import available_memory, is_out_of_memory
 from ..models.vae_gan import MusicTransformerVAEGAN
@@ -92,7 +94,14 @@ def _run_monitors(learn, run, cfg):
     "The monitors of a training run; a sharded model cannot roll back."
     if not hasattr(cfg, 'monitor'): return []
     watch = cfg.monitor.changed(max_rollbacks=0) if is_sharded(learn.model) else cfg.monitor
-    return monitor_callbacks(watch, run, cfg.seed, deterministic=_level(cfg) != 'seeded')
+    return monitor_callbacks(watch, run, cfg.seed, deterministic=_level(cfg) != 'seeded') + _quality_monitors(run, cfg)
+
+def _quality_monitors(run, cfg):
+    "The monitor that measures samples, in a list; none if it is off."
+    m = cfg.monitor
+    if not (m.enabled and m.quality): return []
+    every = m.quality_every or (100 if _level(cfg) != 'seeded' else 0)
+    return [QualityMonitor(m.quality_samples, m.quality_tokens, m.quality_share, every, cfg.seed, run=run)]
 
 def _level(cfg): return getattr(cfg, 'reproducible', 'seeded')
 
@@ -207,6 +216,7 @@ def train_run(
     cbs = [*cbs, *learn.monitors, *_state_callbacks(learn, run, cfg, last)]
     if find_callback(learn.cbs, ValidEvery) is None: cbs += validation_callbacks(cfg)  # the learner of a song has none
     weights, higher = _best_weights(cfg)
+    if isinstance(run, Experiment): cbs.append(DashboardCopy(run))
     cbs.append(failure := FailureMonitor(run=run))
     if cfg.checkpoint_every: cbs.append(_checkpoint_callback(learn, run, cfg, weights, higher))
     best = _fit(learn, run, cfg, cbs, _score_function(weights, higher), **kwargs)

@@ -28,6 +28,7 @@ def _in_long_runs(flags, length):
 # %% ../../nbs/925_evaluate.memorization.ipynb #15b526ab
 def without_repetitions(
     symbols,      # of `note_intervals`
+    positions=False, # return the indices of those that are kept
 )->np.ndarray:    # the same, without the second and later occurrences of figures that are repeated at once
     "Keep one occurrence of each figure of up to 8 symbols that is immediately repeated."
     symbols = np.asarray(symbols)
@@ -35,7 +36,7 @@ def without_repetitions(
     for period in range(1, min(_FIGURE, len(symbols)//2) + 1):
         equal = symbols[period:] == symbols[:-period]
         repeated[period:] |= _in_long_runs(equal, period)
-    return symbols[~repeated]
+    return np.flatnonzero(~repeated) if positions else symbols[~repeated]
 
 # %% ../../nbs/925_evaluate.memorization.ipynb #fddc652a
 def _compared(ids, repetitions):

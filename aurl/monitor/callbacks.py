@@ -52,6 +52,11 @@ class MonitorConfig(Config):
     stop_metrics: dict[str, float] = Field({'valid_loss': .6, 'grammar': .4}, description='metrics and weights that '
                                       'define a gain; +name: higher is better, -name: lower is better')
     profiler: bool = Field(True, description='measure the time of each phase')
+    quality: bool = Field(True, description='write samples during the training, and log their musical measures')
+    quality_every: int = Field(0, ge=0, description='steps between two of these evaluations; 0: as often as quality_share allows')
+    quality_share: float = Field(.01, gt=0, le=.5, description='fraction of the training time for them')
+    quality_samples: int = Field(4, ge=1, description='samples in each of them')
+    quality_tokens: int = Field(256, ge=32, description='maximum ids in each of these samples')
 
     @field_validator('remedies', mode='before')
     @classmethod
@@ -200,7 +205,9 @@ def monitor_summary(
 )->list:      # lines of text
     "Summarize the results of the monitoring callbacks."
     by_name = {type(c).__name__:c for c in getattr(callbacks, 'cbs', callbacks)}
-    return [line for name, summarize in _SUMMARIES.items() if name in by_name for line in summarize(by_name[name])]
+    lines = [line for name, summarize in _SUMMARIES.items() if name in by_name for line in summarize(by_name[name])]
+    # callbacks of later notebooks, such as QualityMonitor
+    return lines + [line for c in by_name.values() if hasattr(type(c), 'monitor_summary') for line in c.monitor_summary()]
 
 # %% ../../nbs/867_monitor.callbacks.ipynb #a3b9031a
 _PLOTTED = (('grammar', 'health'), ('grammar_validity', 'valid samples'), ('grammar_pairing', 'pairing'))

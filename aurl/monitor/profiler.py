@@ -276,6 +276,12 @@ def memory_usage(
     usage = _gpu_memory(device) if device.type == 'cuda' else _process_memory()
     return {k:v for k,v in usage.items() if v is not None}
 
+# %% ../../nbs/852_monitor.profiler.ipynb #63f589c9
+@patch
+def log_columns(self:TrainingProfiler)->dict:
+    "Column of each line of the log: the memory in use, in bytes."
+    return {k:v for k,v in memory_usage(self.learn.dls.device).items() if k == 'memory'}
+
 # %% ../../nbs/852_monitor.profiler.ipynb #a7d104a2
 @cache
 def _nvml():
