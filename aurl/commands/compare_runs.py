@@ -13,7 +13,8 @@ from typing import Literal
 from pydantic import Field
 
 from .configs import Seed, TrainConfig
-from ..config import Config, restore_config
+from .run_keys import RunKeys
+from ..config import restore_config
 from ..core import AurlError, ConfigError, plural
 from ..experiments.comparison import PLACE_KEYS, Comparison, _pick_metric
 from ..experiments.run_results import flatten, read_run_results
@@ -52,7 +53,7 @@ def compare(
                       ignore=(*PLACE_KEYS, *ignore), seed=seed)
 
 # %% ../../nbs/983_commands.compare_runs.ipynb #7b3690d7
-class CompareConfig(Config):
+class CompareConfig(RunKeys):
     "Compare runs with statistics."
     runs: tuple[str, ...] = Field(('runs',), min_length=1, description='runs, folders of runs, sweeps or ablations, or '
         'tables and logs of earlier systems')

@@ -29,7 +29,9 @@ from .statistics import probability_below
 from .stochastic_order import almost_stochastic_order
 
 # %% ../../nbs/938_experiments.comparison.ipynb #f5198b3b
-PLACE_KEYS = ('seed', 'out', 'dest', 'resume', 'run_dir', 'workers', 'loader.workers', 'device')  # not of a group
+# settings that do not distinguish groups: where and under which name a run is made
+PLACE_KEYS = ('seed', 'out', 'dest', 'resume', 'run_dir', 'workers', 'loader.workers', 'device', 'tags', 'group', 'notes',
+              'log_level')
 
 def _as_key(value): return to_json(value) if isinstance(value, (dict, list, tuple)) else repr(value)
 
