@@ -32,6 +32,20 @@ def _unused_path(path):
     return next(p for p in numbered if not p.exists())
 
 # %% ../nbs/995_cli.ipynb #bcecdfe8
+def _is_positional(item):
+    "Whether an argument is a path rather than key=value; a path may contain an equals sign."
+    key, equals, _ = str(item).partition('=')
+    return not str(item).startswith('-') and (not equals or '/' in key)
+
+def _named_items(command, items):
+    "The arguments of a command as strings key=value; those without a key are values of its positional key."
+    if not getattr(command, 'positional', ''): return items
+    import json
+    paths = [str(i) for i in items or () if _is_positional(i)]
+    named = [i for i in items or () if not _is_positional(i)]
+    return named + [f'{command.positional}={json.dumps(paths)}']*bool(paths)
+
+# %% ../nbs/995_cli.ipynb #a5771312
 def _check_command(command, cfg, items):
     "Messages to print; raise an error if `cfg` cannot work or a given key has no effect."
     from aurl.config import parse_overrides, quote_texts
@@ -164,6 +178,7 @@ def _run_command(name, items, preset, print_line, debug, quiet, kernel):
     from aurl.config import make_config
     say = _say_nothing if quiet else print_line
     command = _all_commands()[name]
+    items = _named_items(command, items)
     cfg = make_config(command.config_cls, preset=preset, group=name, overrides=items)
     for line in _check_command(command, cfg, items): say(line)
     run_dir, new_folders = _open_run_dir(command, cfg, say)
@@ -238,6 +253,7 @@ _command_help = dict(
     ablation='Measure the effect of each part of the model, with variants of one size and several seeds.',
     scaling='Fit a scaling law to small training runs, and test its prediction for a larger one.',
     release='Measure a trained model on held-out works, and write it with a model card.',
+    compare='Compare runs: settings that differ, results by seed, tests, and a page: aurl compare RUN RUN …',
 )
 for _name, _help in _command_help.items(): app.command(_name, help=_help)(_make_command(_name))
 

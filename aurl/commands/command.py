@@ -15,6 +15,7 @@ from fastcore.basics import noop
 
 from .ablation import AblationConfig, check_ablation, check_ablation_keys
 from .checks import check_keys, check_request
+from .compare_runs import CompareConfig, check_compare, with_absolute_runs
 from .configs import EvaluateConfig, GenerateConfig, PrepareConfig, SongConfig, TrainConfig
 from .latent_study import LatentStudyConfig, check_latent_study
 from .release import ReleaseConfig, check_release
@@ -42,6 +43,7 @@ class Command:
     check_keys: Callable = no_keys_to_check # called with a configuration and the given keys (None: any)
     resumable_folder: str = None  # subfolder of a run that is resumed with dest=; None: the command has no dest
     resolve: Callable = noop      # from the given configuration to that of the notebook
+    positional: str = ''          # key that receives the arguments without =; empty: such arguments are errors
 
 # %% ../../nbs/989_commands.command.ipynb #8ca418b0
 def _run_dir(command, cfg):
@@ -57,6 +59,11 @@ def _study(command, config_cls, check, check_keys=no_keys_to_check, resumable_fo
     "A command that evaluates models, or trains several."
     return Command(config_cls, f'{command}.ipynb', partial(new_run_dir, command), check, check_keys, resumable_folder)
 
+def _reading(command, config_cls, check, resolve, positional):
+    "A command that reads runs, which are given without a key."
+    return Command(config_cls, f'{command}.ipynb', partial(new_run_dir, command), check, resolve=resolve,
+                   positional=positional)
+
 # %% ../../nbs/989_commands.command.ipynb #32a16426
 COMMANDS = dict( # by name
     song=_single_run('song', SongConfig),
@@ -69,6 +76,7 @@ COMMANDS = dict( # by name
     ablation=_study('ablation', AblationConfig, check_ablation, check_ablation_keys, ''),
     scaling=_study('scaling', ScalingConfig, check_scaling, check_scaling_keys, 'study'),
     release=_study('release', ReleaseConfig, check_release),
+    compare=_reading('compare', CompareConfig, check_compare, with_absolute_runs, 'runs'),
 )
 
 # %% ../../nbs/989_commands.command.ipynb #0fa0253c
