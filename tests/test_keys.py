@@ -791,7 +791,7 @@ GENERATE = {
 GENERATE_OUTSIDE = dict(
     novelty='976_commands.samples',
     novelty_data='976_commands.samples',
-    conditions='test_conditions', model='782_train.saved_models', device='020_device', out='967_commands.run_folder'
+    conditions='test_conditions', guidance='test_conditions', model='782_train.saved_models', device='020_device', out='967_commands.run_folder'
 )
 
 

@@ -41,6 +41,7 @@ from ..device import amp_dtype, pick_device
 from ..generate.sampling import _ending, _limits_for_length, constraint_processors, generation_limits
 from ..memory import available_memory, format_bytes
 from ..models.model_config import ModelConfig
+from ..models.guided_decoder import check_guidance
 from ..models.step_decoder import check_precision, compilation_remark
 from ..monitor.checkpoints import load_newest_checkpoint
 from ..train.batch_fit import check_memory, fits_in_memory, halve_batch, halvings_to_fit, process_bytes
@@ -256,6 +257,7 @@ def _check_generation(cfg, model, where):
     if cfg.prompt: _ending(steering, prompt_ids(files), length)
     check_precision(model, cfg.precision, pick_device(cfg.device).type)
     model.condition_vectors(cfg.conditions)
+    check_guidance(model, cfg.guidance, cfg.conditions)
 
 # %% ../../nbs/979_commands.checks.ipynb #b03a7be0
 def _check_evaluation_data(cfg, where):

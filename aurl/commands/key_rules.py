@@ -430,9 +430,11 @@ def _continues(c):
 
 _not_in_fills = ('temperatures typical_p epsilon_cutoff eta_cutoff mirostat_tau mirostat_eta repetition_penalty '
                  'repetition_window no_repeat_ngram_size bad_words_ids num_beams length_penalty early_stopping '
-                 'force_words_ids novelty novelty_data constraints length')
+                 'force_words_ids novelty novelty_data constraints length guidance')
 
 GENERATE_RULES = [
+    key_rule('guidance', is_set('conditions'), 'there are no conditions that could be followed',
+             "say conditions.key='G major'"),
     key_rule('infill', is_set('prompt'), 'there is no piece in which it could be replaced', 'say prompt=FILE'),
     key_rule('prompt_seconds min_tokens mask profile repair', _continues,
              'a part of the prompt is replaced, and all of the rest is kept', 'leave infill out'),

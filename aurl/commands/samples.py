@@ -107,7 +107,8 @@ def asked_for(
 )->str:                 # empty without constraints, conditions and length
     "The constraints, conditions and length of a generation in words."
     length = dict(length=cfg.length) if cfg.length.on else {}
-    return '; '.join(f'{k} {v}' for k,v in {**cfg.constraints, **cfg.conditions, **length}.items())
+    guidance = dict(guidance=f'{cfg.guidance:g}') if cfg.guidance != 1 else {}
+    return '; '.join(f'{k} {v}' for k,v in {**cfg.constraints, **cfg.conditions, **guidance, **length}.items())
 
 # %% ../../nbs/976_commands.samples.ipynb #412e74aa
 def _beside(row):

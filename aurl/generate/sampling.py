@@ -29,7 +29,8 @@ from .processors import LogitsProcessor, ProcessorList, ProcessorRun
 from .profile_limits import ProfileConfig, ProfileOption
 from .profile_masks import GenerationLimits
 from .sample_kernels import sample_rows
-from ..models.step_decoder import CompiledDecoder, decoder_for
+from ..models.guided_decoder import check_guidance, guided_decoder_for
+from ..models.step_decoder import CompiledDecoder
 from ..models.vae_gan import as_model
 from ..tokens.codec import decode
 from ..tokens.grammar import grammar, array_module
@@ -201,6 +202,7 @@ class _Generation:
     z:Tensor                # (pieces, size) latents, or None
     limits:GenerationLimits # or None
     condition:Tensor        # vector of the conditions, or None
+    guidance:float          # factor on the difference that the conditions make; 1: none
     precision:str           # of the weights: float32 or int8
     n_ids:int               # that may be generated in all
     on_ids:object=None      # called with the pieces and their ids after each step
@@ -212,8 +214,8 @@ def read_prompt(self:_Generation, pieces):
     n = 1 if self.z is None else len(pieces)
     z = None if self.z is None else self.z[list(pieces)]
     condition = None if self.condition is None else self.condition.expand(n, -1)
-    decoder = decoder_for(self.model, n, self.window, z, condition, self.precision, self.n_ids)
-    self.is_compiled = isinstance(decoder, CompiledDecoder)
+    decoder = guided_decoder_for(self.model, self.guidance, n, self.window, z, condition, self.precision, self.n_ids)
+    self.is_compiled = isinstance(getattr(decoder, 'inner', decoder), CompiledDecoder)
     ids = torch.from_numpy(self.start.astype(np.int64))[None].expand(n, -1)
     return decoder, decoder.read(ids.to(self.model.device))
 
@@ -377,6 +379,7 @@ def generate_ids(
     z=None, # (n, size): a latent for each piece, in modes with a latent; None: sampled from the prior with `seed`
     # values of the model's conditions, such as dict(key='G major', mean_tempo=90); omitted ones are unknown
     conditions:dict=None,
+    guidance:float=1.,   # above 1: follow the conditions more closely (classifier-free guidance), such as 2; twice the work
     profile=None, # limits: on, off, a dict of `ProfileConfig` fields, a `CorpusProfile`; None: the model's, if any
     precision:str='float32', # of the weights; int8 is faster on a CPU and differs by rounding
     # musical constraints by name, such as dict(key='G major', strength=.8), or a preset; `822_generate.constraints`
@@ -397,10 +400,11 @@ def generate_ids(
     seed = _check_counts(seed, n, **counts)
     z = _latents(model, z, n, seed)
     condition, own = model.condition_vectors(conditions or {}), int(prompt is None)          # START counts as an id
+    check_guidance(model, guidance, conditions or {})
     generation = _Generation(
         model, start, max_tokens - own, min_tokens - own, seed, mask, window,
-        sampling=draw, processors=all_processors, z=z, limits=limits, condition=condition, precision=precision,
-        n_ids=n*max_tokens, on_ids=on_ids)
+        sampling=draw, processors=all_processors, z=z, limits=limits, condition=condition, guidance=guidance,
+        precision=precision, n_ids=n*max_tokens, on_ids=on_ids)
     was_training = model.training
     try:
         model.eval()
