@@ -382,7 +382,7 @@ def generate_ids(
     guidance:float=1.,   # above 1: follow the conditions more closely (classifier-free guidance), such as 2; twice the work
     profile=None, # limits: on, off, a dict of `ProfileConfig` fields, a `CorpusProfile`; None: the model's, if any
     precision:str='float32', # of the weights; int8 is faster on a CPU and differs by rounding
-    # musical constraints by name, such as dict(key='G major', strength=.8), or a preset; `822_generate.constraints`
+    # musical constraints by name, such as dict(key='G major', strength=.8), or a preset; `821_generate.constraints`
     constraints=None,
     length=None,         # dict(bars=16), dict(seconds=30) or a `LengthConfig`: where pieces end, the prompt included
     processors=(),       # `LogitsProcessor`s, applied after the penalties and before temperature and truncation
