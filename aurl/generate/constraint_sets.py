@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 from fastcore.basics import patch
 
-import aurl.generate.dynamic_constraints, aurl.generate.rhythmic_constraints
+import aurl.generate.bar_constraints, aurl.generate.dynamic_constraints, aurl.generate.rhythmic_constraints
 from ..core import ConfigError, suggest
 from .constraints import Constraint, ConstraintProcessor, constraint_types, make_constraints
 from .constraints import register_constraint
