@@ -22,7 +22,7 @@ from .run_data import open_store, recorded_stores, reopen_stores, source_columns
 from .run_data import too_few_pieces_error, train_valid_split
 from .run_folder import absolute_source
 from .samples import (
-    check_fill, check_sampling, file_options, prompt_ids, requested_latents, requested_length)
+    check_fill, check_sampling, file_options, prompt_ids, requested_latents, requested_length, with_reference)
 from .song import check_song_memory
 
 # %% ../../nbs/979_commands.checks.ipynb #b7c81d7e
@@ -244,6 +244,7 @@ def _check_prompt(cfg, files):
 
 def _check_generation(cfg, model, where):
     "Raise an error for a prompt, limits, conditions or options of sampling that the model cannot use."
+    cfg = with_reference(cfg, model)[0]
     files = file_options(cfg, model)
     check_sampling(cfg, model, where)
     if cfg.min_tokens > cfg.max_tokens:

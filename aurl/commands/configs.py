@@ -330,6 +330,8 @@ class GenerateConfig(_SamplingKeys, _SearchKeys):
         'preset such as constraints=two_voice_piano, beside others constraints.preset=two_voice_piano')
     length: LengthConfig = Field(LengthConfig(), description='where pieces end, the prompt included: length.bars=16 or '
         'length.seconds=30; their last notes are held until there')
+    reference: str = Field('', description='music file that the new pieces resemble: its key, tempo, density, register, '
+        'dynamics, polyphony, instruments and duration become conditions, constraints and a length, unless these are given')
     write: WriteConfig = Field(WriteConfig(), description='how files are written')
     device: str = Field('auto', description='device: auto, cpu, cuda or mps')
     seed: Seed = Field(0, description='seed of sampling: the same seed gives the same pieces')

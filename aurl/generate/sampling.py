@@ -166,6 +166,12 @@ def constraint_processors(
     sets = importlib.import_module('aurl.generate.constraint_sets')          # a plug-in: the module comes later
     return sets.steering_processors(constraints or {}, length, limits)
 
+def _with_reference(model, reference, prompt, conditions, constraints, length, max_tokens):
+    "Prompt, conditions, constraints and length of a request, with those of a reference piece."
+    if reference is None: return prompt, conditions or {}, constraints, length
+    module = importlib.import_module('aurl.generate.reference')              # a plug-in: the module comes later
+    return module.reference_request(model, reference, prompt, conditions, constraints, length, max_tokens).arguments()
+
 def _is_asked(length):
     "Whether a length is asked for."
     return getattr(length, 'on', bool(length))
@@ -385,12 +391,15 @@ def generate_ids(
     # musical constraints by name, such as dict(key='G major', strength=.8), or a preset; `821_generate.constraints`
     constraints=None,
     length=None,         # dict(bars=16), dict(seconds=30) or a `LengthConfig`: where pieces end, the prompt included
+    reference=None,      # a piece to resemble in key, tempo, density and others: ids, a score or a file; `816_generate.reference`
     processors=(),       # `LogitsProcessor`s, applied after the penalties and before temperature and truncation
     on_ids=None,         # called after each step with the indices of the pieces and their new ids; not by a beam search
     **sampling           # fields of `Sampling`: temperature, top_p, repetition_penalty, num_beams and others
 )->list:                 # uint16 arrays, from START to END
     "Generate pieces as token ids."
-    sampler, start, model = make_config(Sampling, overrides=sampling), as_prompt(prompt, mask), as_model(model)
+    sampler, model, asked = make_config(Sampling, overrides=sampling), as_model(model), (prompt, conditions, constraints)
+    prompt, conditions, constraints, length = _with_reference(model, reference, *asked, length, max_tokens)
+    start = as_prompt(prompt, mask)
     limits = _limits_for_length(generation_limits(model, profile, start, mask), profile, length, min_tokens)
     own_steering = constraint_processors(model, constraints, limits, mask, length)
     ending, steering = _ending(own_steering, start, length), [*_check_processors(processors), *own_steering]
@@ -399,8 +408,8 @@ def generate_ids(
     counts = dict(max_tokens=max_tokens, min_tokens=min_tokens, window=window, batch_size=batch_size)
     seed = _check_counts(seed, n, **counts)
     z = _latents(model, z, n, seed)
-    condition, own = model.condition_vectors(conditions or {}), int(prompt is None)          # START counts as an id
-    check_guidance(model, guidance, conditions or {})
+    condition, own = model.condition_vectors(conditions), int(prompt is None)                # START counts as an id
+    check_guidance(model, guidance, conditions)
     generation = _Generation(
         model, start, max_tokens - own, min_tokens - own, seed, mask, window,
         sampling=draw, processors=all_processors, z=z, limits=limits, condition=condition, guidance=guidance,
