@@ -36,7 +36,7 @@ setup(
     long_description_content_type='text/markdown',
     packages=find_packages(include=['aurl', 'aurl.*']),
     include_package_data=False,
-    package_data={'aurl': ['aliases.yaml', 'corpora.yaml', 'pretrained/**/*', 'presets/**/*.yaml', 'assets/**/*']},
+    package_data={'aurl': ['aliases.yaml', 'corpora.yaml', 'pretrained/**/*', 'presets/**/*.yaml', 'assets/**/*', 'schemas/*.json']},
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
     extras_require=extras,

@@ -57,6 +57,10 @@ _first_files = {
     'environment.json',
     'git.json',
     'git.diff',
+    'git_untracked.tar.gz',
+    'aurl.diff',
+    'aurl_untracked.tar.gz',
+    'reproduce.sh',
     'status.json',
     'progress.json',
     'training.log',
@@ -145,24 +149,30 @@ def run_command(
     preset=None,  # name of a preset, or the path of a .yaml file
     say=print,    # called with each line
     debug=False,  # print tracebacks?
+    quiet=False,  # print alerts and errors only, and the run directory at the end?
 )->int:           # the exit code
     "Check the configuration, run the notebook, and print where the results are."
     kernel = EarlyKernel() if os.cpu_count() > 1 else None     # on one core it would only compete with the check
-    try: return _run_command(name, items, preset, say, debug, kernel)
+    try: return _run_command(name, items, preset, say, debug, quiet, kernel)
     finally:
         if kernel: kernel.close()
 
-def _run_command(name, items, preset, say, debug, kernel):
+def _say_nothing(line): "Print nothing."
+
+def _run_command(name, items, preset, print_line, debug, quiet, kernel):
     "Run a command whose notebook is executed in `kernel`."
     from aurl.config import make_config
+    say = _say_nothing if quiet else print_line
     command = _all_commands()[name]
     cfg = make_config(command.config_cls, preset=preset, group=name, overrides=items)
     for line in _check_command(command, cfg, items): say(line)
     run_dir, new_folders = _open_run_dir(command, cfg, say)
     run = _execution(command, cfg, run_dir, kernel)
     _remove_file(run_dir/'progress.json')  # from before the run was resumed
-    run_with_progress(run, run_dir, say)
+    run_with_progress(run, run_dir, say, quiet=quiet)
     code = _report_end(run, run_dir, new_folders, say, debug)
+    if quiet and not code: print_line(str(run_dir))
+    if getattr(cfg, 'dry_run', False) and not code: say('this was a dry run: no other command uses its results')
     if code == 2: return code  # the same command would raise the same error
     for line in (_resume_training_line(name, cfg, run, run_dir, code), _resume_study_line(command, cfg, run_dir, code)):
         if line is not None: say(line)
@@ -205,12 +215,14 @@ _Preset = Annotated[str, typer.Option(
     help='a named set of values, listed by --keys, or a .yaml file', show_default=False)]
 _Keys = Annotated[bool, typer.Option('--keys', help='list every key that can be set, and exit')]
 _Debug = Annotated[bool, typer.Option('--debug', help='show tracebacks')]
+_QuietFlag = Annotated[bool, typer.Option(
+    '--quiet', '-q', help='print only alerts and errors, and the run directory at the end')]
 
 def _make_command(name):
     "The typer function of the command `name`."
-    def run(items:_Items=None, preset:_Preset=None, keys:_Keys=False, debug:_Debug=False):
+    def run(items:_Items=None, preset:_Preset=None, keys:_Keys=False, quiet:_QuietFlag=False, debug:_Debug=False):
         if keys: work = partial(_show_keys, name)
-        else: work = partial(run_command, name, items, preset, debug=debug)
+        else: work = partial(run_command, name, items, preset, debug=debug, quiet=quiet)
         _exit_with(work, debug)
     return run
 
@@ -283,7 +295,9 @@ _State = Annotated[list[str], typer.Option(
 _Command = Annotated[list[str], typer.Option(
     help='only runs of these commands, such as train', show_default=False)]
 _Match = Annotated[str, typer.Option(
-    help='only runs with this word in their name or notes', show_default=False)]
+    help='only runs with this word in their name, notes, group or tags', show_default=False)]
+_Tag = Annotated[list[str], typer.Option(help='only runs with all of these tags', show_default=False)]
+_Group = Annotated[str, typer.Option(help='only runs of this group', show_default=False)]
 _Newer = Annotated[str, typer.Option(
     help='only runs that changed within this time, such as 12h or 7d', show_default=False)]
 _Sort = Annotated[str, typer.Option(help='newest, oldest, name, size, steps, best or parameters')]
@@ -301,6 +315,8 @@ def runs(
     state:_State=None,
     command:_Command=None,
     match:_Match='',
+    tag:_Tag=None,
+    group:_Group='',
     newer:_Newer='',
     sort:_Sort='newest',
     verify:_Verify=False,
@@ -309,6 +325,7 @@ def runs(
     debug:_Debug=False,
 ):
     filters = dict(state=_split_commas(state), command=_split_commas(command), match=match, newer=newer, sort=sort)
+    filters |= dict(tags=_split_commas(tag), group=group)
     _exit_with(partial(run_runs, path, note, as_json, deep=verify, **filters), debug)
 
 # %% ../nbs/995_cli.ipynb #410a29ce

@@ -114,6 +114,8 @@ OUTSIDE = dict(
     master_addr='980_commands.workers',
     shard='788_train.parallel',
 )
+EVERY_COMMAND = dict.fromkeys(('tags', 'group', 'notes', 'log_level', 'dry_run'), '965_commands.run_keys')
+OUTSIDE |= EVERY_COMMAND
 OUTSIDE |= {
     'loader.workers': '500_data.readers',
     'loader.conditions': 'test_conditions',
@@ -641,6 +643,7 @@ PREPARE_OUTSIDE = dict(
     dask='proofs/cluster',
     overwrite='520_data.store',
     out='967_commands.run_folder',
+    **EVERY_COMMAND,
 )
 
 
@@ -792,7 +795,9 @@ GENERATE = {
 GENERATE_OUTSIDE = dict(
     novelty='976_commands.samples',
     novelty_data='976_commands.samples',
-    conditions='test_conditions', guidance='test_conditions', model='782_train.saved_models', device='020_device', out='967_commands.run_folder'
+    conditions='test_conditions', guidance='test_conditions', model='782_train.saved_models', device='020_device',
+    out='967_commands.run_folder',
+    **EVERY_COMMAND,
 )
 
 
@@ -819,7 +824,8 @@ def played(cfg, work):
     check_sampling(cfg, net, where)
     cfg, opening, _ = with_reference(cfg, net)
     files = file_options(cfg, net)
-    ids = fill_prompt(net, cfg, files) if cfg.infill.on else generate_ids(
+    processors = requested_processors(cfg, where)
+    ids = fill_prompt(net, cfg, files, processors) if cfg.infill.on else generate_ids(
         net,
         n=cfg.pieces,
         min_tokens=cfg.min_tokens,
@@ -832,7 +838,7 @@ def played(cfg, work):
         z=requested_latents(net, cfg),
         constraints=cfg.constraints,
         length=requested_length(cfg),
-        processors=requested_processors(cfg, where),
+        processors=processors,
         **sampling_options(cfg),
     )
     if cfg.repair: ids = repair_pieces(ids, lambda line: None)
@@ -1009,7 +1015,8 @@ SONG = {
     'max_tokens': (99, {}), 'temperature': (.5, {}), 'top_p': (.5, {}), 'checkpoint_every': (7, {}), 'seed': (3, {}),
 }
 SONG_OUTSIDE = dict(
-    data='test_cli', resume='test_resume', workers='520_data.store', device='020_device', out='967_commands.run_folder'
+    data='test_cli', resume='test_resume', workers='520_data.store', device='020_device', out='967_commands.run_folder',
+    **EVERY_COMMAND,
 )
 
 
@@ -1037,7 +1044,8 @@ EVALUATE = {
     'seed': (3, {}),
 }
 EVALUATE_OUTSIDE = dict(
-    model='782_train.saved_models', workers='520_data.store', device='020_device', out='967_commands.run_folder'
+    model='782_train.saved_models', workers='520_data.store', device='020_device', out='967_commands.run_folder',
+    **EVERY_COMMAND,
 )
 
 

@@ -9,6 +9,7 @@ from common import root
 folder = root / 'nbs' / 'runs'
 notebooks = sorted(p.stem for p in folder.glob('*.ipynb') if p.name[0] not in '._')
 tiny = yaml.safe_load((root / 'tests' / 'tiny.yaml').read_text(encoding='utf-8')) or {}
+tiny |= {f'dry_{n}': {'notebook': n, **tiny[n], 'dry_run': True} for n in notebooks if n in tiny}
 
 
 @pytest.fixture(scope='session')
@@ -61,6 +62,46 @@ def test_run(name, run):
         name in tiny
     ), f'nbs/runs/{name}.ipynb has no line in tests/tiny.yaml; say there with which tiny parameters it runs'
     assert any(run(name).iterdir()), f'{name} wrote nothing to its folder'
+
+
+def run_of(out, command):
+    "The directory of the run of a command below a folder."
+    found = [p.parent for p in Path(out).rglob('status.json') if p.parent.name.startswith(f'{command}_')]
+    assert len(found) == 1, found
+    return found[0]
+
+
+@pytest.mark.parametrize('name', notebooks)
+def test_results(name, run):
+    "The results of every command have the published schema, and its files the recorded checksums."
+    import json, jsonschema
+    from aurl.experiments.results import changed_artifacts, read_results
+    folder = run_of(run(name), name)
+    schema = json.loads((root / 'aurl' / 'schemas' / 'results.json').read_text(encoding='utf-8'))
+    results = read_results(folder)
+    jsonschema.validate(results, schema)
+    assert results['command'] == name and results['run'] == folder.name and results['seconds'] > 0
+    assert all((folder / row['file']).exists() for row in results['samples'])
+    assert changed_artifacts(folder) == {}
+    assert f'{name} --preset' in (folder / 'reproduce.sh').read_text(encoding='utf-8')
+
+
+@pytest.mark.parametrize('name', notebooks)
+def test_dry_run(name, run):
+    "A dry run takes ten steps through every part of a command, in a folder of its own."
+    from aurl.experiments.log_format import read_log
+    from aurl.experiments.results import read_results
+    from aurl.experiments.run import Experiment
+    out = run(f'dry_{name}')
+    folder = run_of(out, name)
+    assert folder.parent.name == 'dry_runs' and read_results(folder)['status'] == 'finished'
+    steps = [m.get('step') or 0 for m in Experiment.open(folder).metrics()]
+    assert max(steps, default=0) <= 10 and not [p for p in out.glob('*/config.yaml')]
+    if name in ('train', 'song'):
+        assert max(steps) > 0 and list(folder.glob('samples/*.mid')) and (folder / 'model/config.json').exists()
+        assert any('[TRAINING_END]' in e.message for e in read_log(folder))
+    if name == 'train':
+        assert list(folder.glob('checkpoints/step_*'))
 
 
 def test_a_song_within_minutes(run):

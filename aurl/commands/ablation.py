@@ -26,6 +26,7 @@ from ..dependencies import changed_keys, reject_unused_keys, given_keys
 from .key_rules import ABLATION_RULES, NESTED_TRAIN_RULES, TRAIN_RULES, training_rule_input
 from ..evaluate.bound import total_nats
 from ..evaluate.distance import DistanceTable, histogram_bins
+from ..experiments.results import RunResults
 from ..experiments.run import Experiment
 from ..generate.sampling import generate_ids
 
@@ -37,6 +38,7 @@ from .learner_setup import build_learner, parameter_summary
 from .model_setup import build_model_config
 from .option_checks import check_single_training
 from .run_data import open_store, train_valid_split
+from .run_keys import RunKeys, first_one, nested_limits
 from .training import train_run
 from ..corpus.phrases import phrase_corpus
 from ..tokens.grammar import grammar
@@ -112,8 +114,9 @@ def invalid_probability(
 _mode_overrides = {'transformer': {}, 'vae': {'mode': 'vae'}, 'vae_gan': {'mode': 'vae_gan'}}
 
 # %% ../../nbs/986_commands.ablation.ipynb #d9218be5
-class AblationConfig(Config):
+class AblationConfig(RunKeys):
     "Measure the effect of each part of the model."
+    dry_limits = nested_limits('train') | dict(seeds=first_one, pieces=2, max_tokens=64, latent_samples=1, dest='')
     train: TrainConfig = Field(TrainConfig(model='tiny', steps=300, checkpoint_every=0, monitor=dict(enabled=False),
                                            loader=dict(full_pieces_only=True)),
         description='settings that all variants share')
@@ -279,7 +282,8 @@ def _mean_interval(values):
 def _read_results(root, name, seeds):
     "The metrics of a variant from each seed."
     files = [Path(root)/_variant_dir_name(name, s)/'results.json' for s in seeds]
-    return [current_columns(read_json(f)) for f in files]
+    rows = [current_columns(read_json(f)) for f in files]
+    return [{k: v for k, v in row.items() if k not in RunResults.model_fields} for row in rows]
 
 # %% ../../nbs/986_commands.ablation.ipynb #c9f07e02
 class AblationResults:

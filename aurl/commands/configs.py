@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from .run_keys import DRY_TRAINING, RunKeys, dry_folder, every_five
 from ..config import Config
 from ..core import ConfigError
 from ..corpus.phrases import PhraseConfig
@@ -43,8 +44,10 @@ def _check_interval(value):
     return int(value) if str(value).isdecimal() else value
 
 # %% ../../nbs/966_commands.configs.ipynb #ad1eeece
-class SongConfig(Config):
+class SongConfig(RunKeys):
     "Train a small model and generate new pieces in a few minutes."
+    dry_limits = dict(steps=10, minutes=1, pieces=2, valid_every=every_five, valid_pieces=2, checkpoint_every=5,
+                      min_tokens=0, max_tokens=64, resume='no')
     data: str = Field('chorales', description=f'folder or zip of music files, or a corpus: {trainable_names()}')
     minutes: float = Field(4., gt=0, description='training time in minutes')
     steps: int = Field(0, ge=0, description='maximum number of training steps; 0: no limit')
@@ -83,8 +86,9 @@ class SongConfig(Config):
     def _known_interval(cls, value): return value if value == 'auto' else _check_interval(value)
 
 # %% ../../nbs/966_commands.configs.ipynb #d3c8e1af
-class PrepareConfig(Config):
+class PrepareConfig(RunKeys):
     "Convert music files to a token store."
+    dry_limits = dict(dest=dry_folder, overwrite=True)
     data: str = Field('chorales', description=f'folder or zip of music files, or a corpus: {trainable_names()}')
     dest: str = Field('store', description='folder of the store')
     table: str = Field('', description='CSV or TSV file with metadata of the pieces; '
@@ -122,7 +126,7 @@ class PrepareConfig(Config):
     def _one(cls, value): return (value,) if isinstance(value, str) else value
 
 # %% ../../nbs/966_commands.configs.ipynb #58f45534
-class _DataKeys(Config):
+class _DataKeys(RunKeys):
     "The music of a training run, and its length."
     data: str | dict[str, str] = Field(
         'chorales',
@@ -246,7 +250,9 @@ class _MachineKeys(_LogKeys):
     out: str = Field('runs', description='folder of the runs')
 
 # %% ../../nbs/966_commands.configs.ipynb #c5780393
-class TrainConfig(OptimConfig, _MachineKeys): "Train a model."
+class TrainConfig(OptimConfig, _MachineKeys):
+    "Train a model."
+    dry_limits = DRY_TRAINING
 
 # %% ../../nbs/966_commands.configs.ipynb #b9a9feea
 class _SamplingKeys(Config):
@@ -289,8 +295,9 @@ class _SearchKeys(Config):
         'default: the data of the run')
 
 # %% ../../nbs/966_commands.configs.ipynb #7d774b63
-class GenerateConfig(_SamplingKeys, _SearchKeys):
+class GenerateConfig(_SamplingKeys, _SearchKeys, RunKeys):
     "Generate new pieces with a trained model."
+    dry_limits = dict(pieces=2, min_tokens=0, max_tokens=64)
     model: str = Field('', description='a pretrained model such as piano; a run; RUN@best, @newest, @average or '
         '@step=50; a checkpoint in it; or a folder with a saved model; default: the newest run, or piano without one')
     pieces: int = Field(4, ge=1, description='number of pieces to generate')
@@ -359,8 +366,9 @@ class GenerateConfig(_SamplingKeys, _SearchKeys):
         return self
 
 # %% ../../nbs/966_commands.configs.ipynb #3d2298ca
-class EvaluateConfig(Config):
+class EvaluateConfig(RunKeys):
     "Evaluate a model: likelihood of held-out music, and validity of unmasked samples."
+    dry_limits = dict(pieces=2, max_tokens=64)
     model: str = Field('', description='a pretrained model such as piano; a run; RUN@best, @newest, @average or '
         '@step=50; a checkpoint in it; or a folder with a saved model; default: the newest run, or piano without one')
     data: str = Field('', description='data to evaluate on; default: the held-out pieces of the run')

@@ -68,8 +68,9 @@ def evaluation_pieces(
     is_run_data = _is_data_of(run_config, data)
     store = open_store(data, cfg.workers, run, run_folder=where if is_run_data else None)
     share, seed, split = _split_settings(cfg, run_config, is_run_data)
-    if not share: return [], list(store), window
+    if not share: return [], [store[i] for i in range(len(store))][:2 if cfg.dry_run else None], window
     train, held = train_valid_split(store, share, seed, split)
+    if cfg.dry_run: train, held = train[:20], held[:2]
     return [store[int(i)] for i in train], [store[int(i)] for i in held], window
 
 # %% ../../nbs/977_commands.evaluation.ipynb #dbe30cc3

@@ -432,17 +432,21 @@ def _continues(c):
     "Is a prompt continued, not filled?"
     return not c.infill.on
 
+<<<<<<< HEAD
 _not_in_fills = ('temperatures typical_p epsilon_cutoff eta_cutoff mirostat_tau mirostat_eta repetition_penalty '
                  'repetition_window no_repeat_ngram_size bad_words_ids num_beams length_penalty early_stopping '
                  'force_words_ids novelty novelty_data constraints length guidance reference')
+=======
+_not_in_fills = 'num_beams length_penalty early_stopping force_words_ids length'
+>>>>>>> main
 
 GENERATE_RULES = [
     key_rule('guidance', _has_conditions, 'there are no conditions that could be followed',
              "say conditions.key='G major'"),
     key_rule('infill', is_set('prompt'), 'there is no piece in which it could be replaced', 'say prompt=FILE'),
-    key_rule('prompt_seconds min_tokens mask profile repair', _continues,
+    key_rule('prompt_seconds min_tokens mask repair', _continues,
              'a part of the prompt is replaced, and all of the rest is kept', 'leave infill out'),
-    key_rule(_not_in_fills, _continues, 'fills use temperature, top_k, top_p and min_p alone', 'leave infill out'),
+    key_rule(_not_in_fills, _continues, 'fills are sampled, and last as long as their gaps', 'leave infill out'),
     key_rule('prompt_seconds', _has_source, 'there is no prompt, like or between', 'say prompt=FILE'),
     key_rule('spread', is_set('like'), 'there is no piece to vary', 'say like=FILE'),
     key_rule(f'temperature {_sampled_keys}', _is_sampled,
@@ -478,7 +482,7 @@ ABLATION_RULES = [
     key_rule('latent_samples', is_set('has_latent'), 'no variant has a latent', 'name one with mode: vae')
 ]
 NESTED_TRAIN_RULES = [
-    key_rule('out resume', never,
+    key_rule('out resume tags group notes log_level dry_run', never,
              'each training run has a folder within this run', 'say out=FOLDER or dest=FOLDER without train'),
     key_rule('fit_batch', never,
              'compared training runs keep their batches', 'say train.batch_size and train.accumulate that fit'),

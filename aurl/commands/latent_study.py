@@ -21,10 +21,12 @@ from .configs import Seed
 from .model_setup import find_model
 from .run_data import open_store, train_valid_split
 from .run_folder import progress_callback
+from .run_keys import RunKeys
 
 # %% ../../nbs/982_commands.latent_study.ipynb #67118a87
-class LatentStudyConfig(Config):
+class LatentStudyConfig(RunKeys):
     "Evaluate the latent of trained models."
+    dry_limits = dict(pieces=4, n_train_pieces=8, pairs=1, interpolation_steps=3)
     model: str = Field('', description='a run of aurl train mode=vae; default: the newest run')
     compare_with: tuple[str, ...] = Field((), description='further runs to compare it with, separated by commas')
     pieces: int = Field(64, ge=4, description='number of held-out pieces to evaluate')

@@ -79,10 +79,10 @@ def _record_data_usage(learn, train, held, run):
     for line in lines: run.log_text(line)
 
 def _check_curriculum(loader, steps, run):
-    "Raise an error for a curriculum that never advances; in a stage, log it."
+    "Raise an error for a curriculum that never advances; in a stage or a dry run, log it."
     problem = curriculum_problem(loader, steps)
     if not problem: return
-    if not hasattr(run, 'stage'):
+    if not hasattr(run, 'stage') and not getattr(run, 'config', {}).get('dry_run'):
         raise ConfigError(problem, way_out='train for more steps, give it fewer epochs, or leave it out')
     run.log_text(problem)
 

@@ -29,6 +29,7 @@ def load_corpus(
     corpus = corpus_from(
         cfg.data, table=cfg.table or None, folders=cfg.folder_pattern, allow_extra_rows=cfg.table_extra
     )
+    if cfg.dry_run: corpus = Corpus(list(corpus)[:10], corpus.source)
     return corpus if not cfg.phrase_bars or ignore_phrases else _cut_phrases(corpus, cfg)
 
 def _cut_phrases(corpus, cfg):

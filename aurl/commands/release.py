@@ -18,6 +18,7 @@ from pydantic import Field
 from .configs import Seed
 from .model_setup import find_model
 from .run_data import named_stores, open_store, train_valid_split
+from .run_keys import RunKeys, dry_folder
 from ..config import Config
 from ..core import AurlError, ConfigError, ModelError, read_json, rng
 from ..corpus.catalog import is_corpus_name, named_corpora
@@ -33,8 +34,9 @@ from ..tokens.programs import programs_of
 from ..models.vae_gan import MusicTransformerVAEGAN
 
 # %% ../../nbs/987_commands.release.ipynb #a2001c9c
-class ReleaseConfig(Config):
+class ReleaseConfig(RunKeys):
     "Measure a trained model, and write it with a model card."
+    dry_limits = dict(dest=dry_folder, works=2, ngram_tokens=10_000, pieces=2, max_tokens=64)
 
     model: str = Field(
         '', description='a run of aurl train; RUN@best, @newest, @average or @step=50; default: the newest run'

@@ -35,6 +35,7 @@ _resumable_keys = (
     'checkpoints.history',
     'checkpoints.max_age',
     'device',
+    'log_level',
     'workers',
     'pieces',
     'prompt_seconds',
@@ -83,7 +84,7 @@ def saved_config(
 def _comparable(cfg):
     "The keys of `cfg` that decide whether a run has the same configuration."
     keys = with_absolute_sources(cfg).flat()
-    return {k:v for k,v in keys.items() if k.partition('.')[0] not in ('resume', 'out', *_process_keys)}
+    return {k:v for k,v in keys.items() if k.partition('.')[0] not in ('resume', 'out', 'log_level', *_process_keys)}
 
 def _matches_config(run, cfg):
     "Was `run` started with the configuration `cfg`?"

@@ -42,8 +42,9 @@ def new_run_dir(
     cfg:Config,  # `out` is the parent folder
 )->Path:
     "Create a folder for a new run."
-    root = Path(cfg.out).expanduser().absolute()
-    return _new_dir(root, command, git_state(None, ignore=root)['short'])
+    out = Path(cfg.out).expanduser().absolute()
+    root = out/'dry_runs' if getattr(cfg, 'dry_run', False) else out
+    return _new_dir(root, command, git_state(None, ignore=out)['short'])
 
 # %% ../../nbs/967_commands.run_folder.ipynb #6f1a00ca
 def create_run(
@@ -57,6 +58,8 @@ def create_run(
         with_absolute_sources(cfg).to_dict(),
         path=Path(run_dir) if run_dir else new_run_dir(command, cfg),
         seeds=dict(seed=getattr(cfg, 'seed', 0)),
+        command=command,
+        **{k: getattr(cfg, k) for k in ('tags', 'group', 'notes') if hasattr(cfg, k)},
     )
 
 # %% ../../nbs/967_commands.run_folder.ipynb #f7e67008

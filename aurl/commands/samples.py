@@ -257,12 +257,13 @@ def fill_prompt(
     model,              # trained with gaps
     cfg:GenerateConfig,
     files:FileOptions,
+    processors=(),      # of `requested_processors`
 )->list:                # of uint16 arrays
     "The prompt with a part of it replaced, `cfg.pieces` times."
     ids, gaps, moved = prompt_request(cfg, files)
-    sampling = {k: getattr(cfg, k) for k in ('temperature', 'top_k', 'top_p', 'min_p')}
     return infill_ids(model, ids, gaps, cfg.pieces, cfg.seed, moved=moved, max_tokens=cfg.max_tokens,
-                      conditions=cfg.conditions, precision=cfg.precision, **sampling)
+                      conditions=cfg.conditions, precision=cfg.precision, profile=cfg.profile,
+                      constraints=cfg.constraints, processors=processors, **sampling_options(cfg))
 
 
 # %% ../../nbs/976_commands.samples.ipynb #05123c86

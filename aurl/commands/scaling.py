@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fastai.callback.core import Callback
 from fastcore.basics import patch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .sweep import _study_folder, exclusive_folder, check_same_config
 from ..config import Config, make_config, merge
@@ -30,6 +30,7 @@ from .learner_setup import build_learner
 from .model_setup import build_model_config
 from .option_checks import check_single_training
 from .run_data import open_store, train_valid_split
+from .run_keys import RunKeys, first_one
 from .training import train_run
 from ..tokens.vocab import vocab
 from ..search.scaling_law import ScalingFit
@@ -37,8 +38,9 @@ from ..search.scaling_law import ScalingFit
 # %% ../../nbs/988_commands.scaling.ipynb #4f794f54
 def _size_overrides(d, layers, heads): return dict(d_model=d, n_layers=layers, n_heads=heads)
 
-class ScalingConfig(Config):
+class ScalingConfig(RunKeys):
     "Measure how the loss falls with parameters and data."
+    dry_limits = dict(seeds=first_one, valid_pieces=2, posterior_samples=20, dest='')
     train: TrainConfig = Field(TrainConfig(model='tiny', length=256, batch_size=4, checkpoint_every=0,
                                            monitor=dict(enabled=False)),
         description='settings that all training runs share')
@@ -55,6 +57,15 @@ class ScalingConfig(Config):
     posterior_samples: int = Field(400, ge=20, description='number of fits for the confidence intervals')
     dest: str = Field('', description='folder of the study, to resume it; default: the run directory')
     out: str = Field('runs', description='folder of the runs')
+
+    @model_validator(mode='before')
+    @classmethod
+    def _few_ids(cls, values):
+        if not isinstance(values, dict) or values.get('dry_run') is not True: return values
+        train = cls.model_fields['train'].default.to_dict() | RunKeys._as_dict(values.get('train', {}))
+        step = train['length']*train['batch_size']
+        larger = values.get('larger', cls.model_fields['larger'].default)
+        return values | dict(tokens=(4*step, 7*step, 10*step), larger=larger and larger | dict(tokens=12*step))
 
 # %% ../../nbs/988_commands.scaling.ipynb #7e04d57a
 def _layer_parameters(cfg): return parameter_counts(build_model_config(cfg))['layers']

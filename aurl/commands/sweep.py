@@ -29,6 +29,7 @@ from .model_setup import build_model_config
 from .option_checks import check_single_training
 from .run_data import open_store, train_valid_split
 from .run_folder import absolute_source
+from .run_keys import RunKeys, nested_limits
 from .training import train_run
 from ..search.space import nest_keys, search_space
 from ..search.definition import SweepDefinition, Pruned
@@ -37,8 +38,9 @@ from ..search.trials import Sweep
 from ..train.batch_fit import training_memory
 
 # %% ../../nbs/984_commands.sweep.ipynb #f05c4fa9
-class SweepConfig(Config):
+class SweepConfig(RunKeys):
     "Search for the best settings of `aurl train`."
+    dry_limits = nested_limits('train') | dict(trials=2, dest='')
     train: TrainConfig = Field(TrainConfig(steps=200, checkpoint_every=0), description='settings that all trials share')
     space: dict = Field({}, description='search space, such as space.lr={low: 0.001, high: 0.01, log: true} '
         'or space.batch_size=[8, 16]')

@@ -37,7 +37,8 @@ class SilentRun:
         self.path = Path(tempfile.mkdtemp(prefix='aurl-rank-', dir=_launcher_folder()))
         self.checkpoints = self.path/'checkpoints'
     def log(self, step=None, **values): pass
-    def log_text(self, line): pass
+    def log_text(self, message, level='INFO', fields=None): pass
+    def log_record(self, kind, message, level='INFO', **values): pass
     def progress(self, what, share=None, line=''): pass
     def metrics(self): return []
     def close(self): shutil.rmtree(self.path, ignore_errors=True)

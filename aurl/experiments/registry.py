@@ -173,7 +173,9 @@ class RunEntry:
     parameters:int = None      # number of parameters of its model
     stores:list = field(default_factory=list)      # folders of its token stores
     checkpoints:list = field(default_factory=list) # of `CheckpointEntry`
-    notes:str = ''             # from notes.txt
+    notes:str = ''             # from the command and from notes.txt
+    tags:list = field(default_factory=list)        # words given with tags=
+    group:str = ''             # given with group=
 
     def to_dict(self)->dict:
         "Return the fields, for JSON."
@@ -307,11 +309,14 @@ def _add_status(out, status):
     "Fill `out` from `status.json`."
     out.state, out.reason = _state(out.path, status) if status else ('unknown', '')
     out.command, out.started = str(status.get('name') or out.command), str(status.get('started') or '')
+    out.tags = [str(t) for t in status.get('tags') or ()] if isinstance(status.get('tags'), list) else []
+    out.group, out.notes = str(status.get('group') or ''), str(status.get('notes') or '')
 
 def _fill_entry(out, parts, problems):
     "Fill `out` with the parts that were read."
     _add_status(out, parts.get('status') or {})
-    for k in ('stores', 'age', 'checkpoints', 'notes'): setattr(out, k, parts.get(k, getattr(out, k)))
+    for k in ('stores', 'age', 'checkpoints'): setattr(out, k, parts.get(k, getattr(out, k)))
+    out.notes = '\n'.join(t for t in (out.notes, parts.get('notes')) if t)
     out.steps, out.best, out.best_step = parts.get('metrics', (None, None, None))
     out.parameters = _parameters(out.path, out.checkpoints)
     if problems: out.state, out.reason = 'damaged', '; '.join(' '.join(p.split()) for p in problems)[:400]
@@ -407,27 +412,35 @@ def _check_choice(key, word, names):
                       way_out=f'use one of {", ".join(names)}')
 
 # %% ../../nbs/045_experiments.registry.ipynb #278955cd
+def _has_labels(r, tags, group):
+    "Whether the run `r` has all `tags`, and is of the `group`."
+    return {*tags} <= {*r.tags} and group in ('', r.group)
+
 def _selected(r, state, command, match, max_age):
     "Whether the run `r` has one of the states and commands, the text `match`, and changed within `max_age` seconds."
     if state and r.state not in state or command and r.command not in command: return False
-    return (r.age or 0) <= max_age and (not match or match in f'{r.name} {r.notes}'.lower())
+    text = ' '.join([r.name, r.notes, r.group, *r.tags])
+    return (r.age or 0) <= max_age and (not match or match in text.lower())
 
 # %% ../../nbs/045_experiments.registry.ipynb #c833735a
 def list_runs(
     root='runs',     # the folder of all runs
     state=(),        # states to include, of `run_states`; empty: all
     command=(),      # names of commands to include; empty: all
-    match:str='',    # text that the name or the notes contain
+    match:str='',    # text that the name, the notes, the group or the tags contain
     newer:str='',    # changed within this time, such as 7d
     sort='newest',   # newest, oldest, name, size, steps, best or parameters
     deep:bool=False, # verify the checksums of checkpoints
+    *,
+    tags=(),         # all of which a run has
+    group:str='',    # of which a run is
 )->RunTable:
     "Return the runs under `root`."
     for s in state: _check_choice('state', s, run_states)
     _check_choice('sort', sort, _sort_keys)
     max_age = parse_age(newer) if newer else math.inf
     runs = [inspect_run(d, deep) for d in run_folders(root)]
-    runs = [r for r in runs if _selected(r, state, command, match.lower(), max_age)]
+    runs = [r for r in runs if _selected(r, state, command, match.lower(), max_age) and _has_labels(r, tags, group)]
     return RunTable(sorted(runs, key=_sort_keys[sort]))
 
 # %% ../../nbs/045_experiments.registry.ipynb #9f62a52b
@@ -456,7 +469,7 @@ def _run_facts(r):
     best = None if r.best is None else f'{r.best:.4f} nats per token at step {r.best_step}'
     parameters = None if r.parameters is None else f'{r.parameters:,}'
     return dict(command=r.command, state=r.state, reason=r.reason, started=r.started, age=format_age(r.age),
-                steps=r.steps, best=best, parameters=parameters, size=format_size(r.size),
+                tags=', '.join(r.tags), group=r.group, steps=r.steps, best=best, parameters=parameters, size=format_size(r.size),
                 music=', '.join(map(str, r.stores)), notes=r.notes.replace('\n', ' / '))
 
 # %% ../../nbs/045_experiments.registry.ipynb #4e9b4cf8

@@ -44,11 +44,22 @@ def _start_key(run):
     "Return the time at which the run in the folder `run` started, and its name, to sort runs."
     return (run/'config.yaml').stat().st_mtime_ns, run.name
 
+def _labels_of(run):
+    "Return the tags and the group of the run in a folder."
+    try: status = json.loads((run/'status.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError): return set(), ''
+    return {*(status.get('tags') or ())}, status.get('group') or ''
+
 def find_runs(
     root='runs', # the folder of all runs
+    tags=(),     # all of which a run has
+    group=None,  # of which a run is; None: any
 )->list:
     "Return the directories of the runs in `root`, newest first."
-    return sorted((p.parent for p in Path(root).glob('*/config.yaml')), key=_start_key, reverse=True)
+    found = [p.parent for p in Path(root).glob('*/config.yaml')]
+    if tags: found = [run for run in found if {*tags} <= _labels_of(run)[0]]
+    if group is not None: found = [run for run in found if _labels_of(run)[1] == group]
+    return sorted(found, key=_start_key, reverse=True)
 
 # %% ../../nbs/038_experiments.run_files.ipynb #078d87f3
 def _as_dict(config):

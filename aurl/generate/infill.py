@@ -166,7 +166,7 @@ def infill_piece(
     beats:int=4,   # beats per bar of ids and of scores in seconds
     n:int=4,       # number of pieces
     seed:int=0,    # of the random draws
-    **kwargs       # fields of `BasicSampling`, as for `infill_ids`
+    **kwargs       # profile, constraints, processors and fields of `Sampling`, as for `infill_ids`
 )->list:           # of `symusic.Score`, in seconds
     "Replace bars, seconds or voices of a piece by music of the model; all else stays as it is."
     ids, gaps, moved = infill_request(piece, bars, seconds, voices, beats)

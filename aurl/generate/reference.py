@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['reference_features', 'reference_score', 'measure_reference', 'ReferenceRequest', 'reference_request']
 
-# %% ../../nbs/816_generate.reference.ipynb #d17bd93a
+# %% ../../nbs/816_generate.reference.ipynb #c3c7ce24
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -23,7 +23,7 @@ from ..studies.music import Music
 from ..tokens.codec import decode, encode, family_names
 from ..tokens.vocab import Kind, vocab
 
-# %% ../../nbs/816_generate.reference.ipynb #03bd1d94
+# %% ../../nbs/816_generate.reference.ipynb #b49fb2d6
 reference_features = 'mean_tempo', 'note_density', 'mean_pitch', 'mean_velocity', 'polyphony'
 
 def _middle(values):
@@ -39,7 +39,7 @@ def reference_score(
     name = str(reference) if isinstance(reference, (str, Path)) else 'the reference'
     raise CorpusError(f'{name} has no notes with a pitch', way_out='give another piece')
 
-# %% ../../nbs/816_generate.reference.ipynb #0709ebeb
+# %% ../../nbs/816_generate.reference.ipynb #52215ee5
 def _meter_of(score):
     "The meter that is in force longest in a score, such as 3/4; empty if it has none."
     signs, total = sorted(score.time_signatures, key=attrgetter('time')), {}
@@ -62,7 +62,7 @@ def measure_reference(
         velocities=_middle(music.velocity), seconds=float(music.end.max()), n_ids=len(encode(score)),
         families=[family_names[f] for f in np.unique(music.family[pitched])])
 
-# %% ../../nbs/816_generate.reference.ipynb #c0d065b6
+# %% ../../nbs/816_generate.reference.ipynb #087cb94a
 @dataclass
 class ReferenceRequest:
     "What a generation takes from a reference piece, with what the caller has asked for."
@@ -76,7 +76,7 @@ class ReferenceRequest:
         "The arguments of `generate_ids`."
         return self.prompt, self.conditions, self.constraints, self.length
 
-# %% ../../nbs/816_generate.reference.ipynb #aaa4de76
+# %% ../../nbs/816_generate.reference.ipynb #19ce8106
 _CONSTRAINT_OF = dict(key='key', note_density='density', mean_pitch='range', mean_velocity='velocity', polyphony='polyphony')
 
 def _label(model, name, value):
@@ -88,7 +88,7 @@ def _label(model, name, value):
     known = not words or (key_class(value) if name == 'key' else value in words)
     return found if known else None
 
-# %% ../../nbs/816_generate.reference.ipynb #789e4ec0
+# %% ../../nbs/816_generate.reference.ipynb #a0b90cda
 def _constraint_value(name, m):
     "The value of the constraint that stands for a measurement; None: it stands for nothing."
     value = m[name]
@@ -99,7 +99,7 @@ def _constraint_value(name, m):
     if name == 'note_density': return dict(notes=[.5*value, max(1., 1.5*value)], strength=.7)
     return dict(voices=[max(0, int(value) - 1), int(np.ceil(value)) + 1], strength=.7)
 
-# %% ../../nbs/816_generate.reference.ipynb #29630fba
+# %% ../../nbs/816_generate.reference.ipynb #5d734194
 @patch
 def take(self:ReferenceRequest, model, name, m):
     "Add one measurement as a condition, or as a constraint."
@@ -118,7 +118,7 @@ def constrain(self:ReferenceRequest, name, value):
     self.constraints[name] = value
     self.lines.append(f'constraint {name}: {value}')
 
-# %% ../../nbs/816_generate.reference.ipynb #959bda03
+# %% ../../nbs/816_generate.reference.ipynb #38603eb8
 @patch
 def take_tempo(self:ReferenceRequest, model, m):
     "Add the tempo, as a condition or as the first id."
@@ -146,7 +146,7 @@ def take_length(self:ReferenceRequest, m, max_tokens):
         self.length = dict(seconds=round(m['seconds'], 2))
         self.lines.append(f'length: {m["seconds"]:.1f} seconds')
 
-# %% ../../nbs/816_generate.reference.ipynb #add51bc7
+# %% ../../nbs/816_generate.reference.ipynb #1cb14d5d
 def reference_request(
     model,              # a `MusicTransformerVAEGAN`
     reference,          # a score, ids, or a file that `read_music` reads

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ..core import ConfigError, suggest
 from ..tokens.grammar import State, grammar
@@ -29,6 +30,23 @@ from ..tokens.vocab import Kind, vocab
 def _cross_entropy(logits, targets, **kwargs):
     "Mean cross-entropy in nats over all positions of a batch whose target is not PAD."
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=vocab.PAD, **kwargs)
+
+class _MeanNLL(torch.autograd.Function):
+    "The same without options, for logits (positions, 774); differentiable once."
+    @staticmethod
+    def forward(ctx, logits, targets):
+        log_probs, counted = logits.log_softmax(-1), targets != vocab.PAD
+        n = counted.sum()
+        ctx.save_for_backward(log_probs, targets, counted/n)
+        return -torch.where(counted, log_probs.gather(1, targets[:,None])[:,0], 0.).sum()/n
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        log_probs, targets, weights = ctx.saved_tensors
+        out = log_probs.exp()
+        out[torch.arange(len(targets), device=targets.device), targets] -= 1
+        return out.mul_((grad*weights)[:,None].to(out.dtype)), None
 
 # %% ../../nbs/700_losses.base.ipynb #8040cf9a
 class MusicLoss(nn.Module):
@@ -43,7 +61,9 @@ class MusicLoss(nn.Module):
         logits:Tensor,  # (batch, time, 774)
         targets:Tensor, # (batch, time) next ids, int64
     )->Tensor:          # ()
-        return _cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing*torch.is_grad_enabled())
+        if self.label_smoothing and torch.is_grad_enabled():
+            return _cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
+        return _MeanNLL.apply(logits.float().flatten(0, -2), targets.flatten())
 
     def decodes(self, logits):
         "The most likely ids; fastai calls this for predictions."

@@ -108,6 +108,11 @@ def _block_slices(heads, new, time, rows, cache_bytes, itemsize):
             yield slice(h, h+n_heads), slice(i, i+rows), slice(0, time-new+min(i+rows, new))
 
 # %% ../../nbs/600_models.attention.ipynb #d11d3900
+def _accumulate(out, heads, keys, a, b):
+    "Add the product of `a` and `b` at some keys; the last block of queries has all keys, comes first, and writes them."
+    if keys.stop == out.shape[1]: torch.bmm(a, b, out=out[heads])
+    else: out[heads,keys] += torch.bmm(a, b)
+
 class _BlockwiseAttention(torch.autograd.Function):
     "Blockwise `causal_attention` by plain matrix products, with its own backward pass."
     @staticmethod
@@ -128,13 +133,13 @@ class _BlockwiseAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         q, k, v, *weights = ctx.saved_tensors
-        grad, grad_q = grad.flatten(0, 1), torch.empty_like(q)
-        grad_k, grad_v = torch.zeros_like(k), torch.zeros_like(v)
-        for w,(h,i,j) in zip(weights, _block_slices(*q.shape[:2], k.shape[1], *ctx.sizes, q.itemsize)):
-            grad_v[h,j].baddbmm_(w.mT, grad[h,i])
+        grad, (grad_q, grad_k, grad_v) = grad.flatten(0, 1), (torch.empty_like(x) for x in (q, k, v))
+        slices = _block_slices(*q.shape[:2], k.shape[1], *ctx.sizes, q.itemsize)
+        for w,(h,i,j) in reversed([*zip(weights, slices)]):
             grad_scores = torch._softmax_backward_data(torch.bmm(grad[h,i], v[h,j].mT), w, -1, w.dtype)
             grad_q[h,i] = torch.bmm(grad_scores, k[h,j])
-            grad_k[h,j].baddbmm_(grad_scores.mT, q[h,i])
+            _accumulate(grad_k, h, j, grad_scores.mT, q[h,i])
+            _accumulate(grad_v, h, j, w.mT, grad[h,i])
         b, heads, _, d = ctx.shape
         grad_k, grad_v = grad_k.view(b, heads, -1, d), grad_v.view(b, heads, -1, d)
         return grad_q.mul_(d**-.5).view(ctx.shape), grad_k, grad_v, None, None

@@ -140,13 +140,26 @@ def _run_blocks(self:Transformer, x, angles, caches, segments, add, layer_vector
         x = self._run_block(block, x, angles, caches[i], segments)
     return x
 
+_key_ids = slice(vocab.NOTE_ON, vocab.TIME_SHIFT)
+
+class _AddKeyLogits(torch.autograd.Function):
+    "Add the logits of keys to those of all ids in place; the gradient is not copied."
+    @staticmethod
+    def forward(ctx, logits, keys):
+        ctx.mark_dirty(logits)
+        ctx.dtype = keys.dtype
+        logits[...,_key_ids] += keys
+        return logits
+
+    @staticmethod
+    def backward(ctx, grad): return grad, grad[...,_key_ids].to(ctx.dtype)
+
 @patch
 def _logits(self:Transformer, x, feats):
     "Return the logits of the last layer plus those of the keyboard convolution."
     x = self.norm(x)
     logits = self.embed.logits(x)
-    if self.keyboard: logits[...,vocab.NOTE_ON:vocab.TIME_SHIFT] += self.keyboard(x, feats)
-    return logits
+    return _AddKeyLogits.apply(logits, self.keyboard(x, feats)) if self.keyboard else logits
 
 # %% ../../nbs/620_models.transformer.ipynb #e0820181
 @patch

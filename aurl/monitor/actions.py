@@ -126,4 +126,5 @@ def _report(self:RollbackRemedies, entry):
     if self.experiment is None: return
     self.experiment.log(step=entry['step'], **{'remedy_applied' if self.apply else 'remedy_suggested':entry['what']})
     how = 'changed for the rest of the training' if self.apply else 'suggested'
-    self.experiment.log_text(f'step {entry["step"]}: after the rollback ({entry["reason"]}) {how}: {entry["what"]}')
+    line = f'step {entry["step"]}: after the rollback ({entry["reason"]}) {how}: {entry["what"]}'
+    self.experiment.log_record('RECOVERY', line, 'WARNING', step=entry['step'], action=f'{how}: {entry["what"]}')

@@ -233,6 +233,8 @@ def _forget_absent(self:AnomalyMonitor):
     self.active = {k:(rank, step) for k,(rank,step) in self.active.items() if self.steps - step <= 5*self.every}
 
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #b6350c4c
+_levels = dict(info='INFO', warning='WARNING', critical='ERROR', fatal='CRITICAL')
+
 @patch
 def _report(self:AnomalyMonitor, a):
     "Report an anomaly if it is new."
@@ -240,9 +242,14 @@ def _report(self:AnomalyMonitor, a):
     if old and rank <= old[0]: return
     self.active[a.kind] = (rank, self.steps)
     self.found.append(dict(step=a.step, kind=a.kind, severity=a.severity, evidence=a.evidence))
-    if self.experiment is not None:
-        self.experiment.log(step=a.step, anomaly=a.kind, severity=a.severity)
-        self.experiment.log_text(f'step {a.step}: {a}')
+    if self.experiment is not None: self._log_anomaly(a)
+
+@patch
+def _log_anomaly(self:AnomalyMonitor, a):
+    self.experiment.log(step=a.step, anomaly=a.kind, severity=a.severity)
+    evidence = ', '.join(f'{k} {v}' for k, v in a.evidence.items())
+    self.experiment.log_record('RECOVERY', f'step {a.step}: {a}', _levels[a.severity], step=a.step, anomaly=a.kind,
+                               severity=a.severity, evidence=evidence, suggestions=[str(x) for x in a.advice])
 
 # %% ../../nbs/860_monitor.anomaly_monitor.ipynb #63eb4db3
 @patch

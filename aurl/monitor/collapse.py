@@ -254,8 +254,8 @@ def _redraw(self:RollbackOnCollapse, i):
 
 @patch
 def _say(self:RollbackOnCollapse, line):
-    "Log a line if there is an `Experiment`."
-    if self.experiment is not None: self.experiment.log_text(line)
+    "Log a warning if there is an `Experiment`."
+    if self.experiment is not None: self.experiment.log_text(line, 'WARNING')
 
 # %% ../../nbs/843_monitor.collapse.ipynb #bc89db23
 @patch
@@ -384,10 +384,12 @@ def _restart_detectors(self:RollbackOnCollapse):
 @patch
 def _log_rollback(self:RollbackOnCollapse, step, rolled_back_to, reason):
     "Log a rollback and what follows from it."
-    if self.experiment is not None:
-        self.experiment.log(step=step, rolled_back_to=rolled_back_to, lr_scale=self.lr_scale)
+    if self.experiment is None: return
+    self.experiment.log(step=step, rolled_back_to=rolled_back_to, lr_scale=self.lr_scale)
     result = 'and the training ends: too many collapses' if self.exhausted else f'learning rate × {self.lr_scale:g}'
-    self._say(f'step {step}: collapse ({reason}); rolled back to step {rolled_back_to}, {result}')
+    action = f'rolled back to step {rolled_back_to}, {result}'
+    self.experiment.log_record('RECOVERY', f'step {step}: collapse ({reason}); {action}', 'WARNING', step=step,
+                               action=action)
 
 # %% ../../nbs/843_monitor.collapse.ipynb #4280d43b
 _saved_names = 'last_good_step', 'scheduled_lrs', 'lr_scale', 'permanent_lr_scale', 'rollbacks', 'restored_step'

@@ -213,7 +213,7 @@ def _stop(self:FailureMonitor, reason):
 @patch
 def _log_failure(self:FailureMonitor, reason):
     self.experiment.log(step=self.step, failed=reason)
-    self.experiment.log_text(f'step {self.step}: the training failed: {reason}')
+    self.experiment.log_text(f'step {self.step}: the training failed: {reason}', 'ERROR')
 
 # %% ../../nbs/855_monitor.failures.ipynb #5462c925
 @patch

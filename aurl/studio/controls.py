@@ -42,7 +42,7 @@ _REPETITION_CONTROLS = (
 
 # %% ../../nbs/835_studio.controls.ipynb #f62ef38f
 _CONSTRAINT_CONTROLS = (
-    Control('constraints.key', 'Key', 'text', 'Constraints', 'Only notes of this scale, such as G major.'),
+    Control('constraints.key', 'Scale', 'text', 'Constraints', 'Only notes of this scale, such as G major.'),
     Control('constraints.chords', 'Chords', 'text', 'Constraints', 'A chord for each bar, such as C G/B Am F.'),
     Control('constraints.style', 'Style', 'choice', 'Constraints', 'Intervals and rhythms of a style.',
             choices=tuple(styles)),

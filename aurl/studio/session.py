@@ -356,12 +356,14 @@ def close(self:Session):
     self.listeners.clear()
 
 # %% ../../nbs/837_studio.session.ipynb #77c611d7
+_OF_WHOLE_PIECES = 'seed', 'length', 'max_tokens', 'min_tokens', 'prompt_seconds', 'n', 'precision'
+
 @patch
 def _infill_take(self:Session, take, values, gap):
     "Fill a gap in a thread, and add the result."
     from aurl.generate.infilling import infill_ids
-    keys = 'temperature', 'top_k', 'top_p', 'min_p'
-    options = {k:v for k,v in arguments(self.controls, take.settings).items() if k in keys}
+    options = arguments(self.controls, take.settings)
+    for k in _OF_WHOLE_PIECES: options.pop(k, None)
     try: ids = infill_ids(self.model, take.ids, [gap], 1, take.settings['seed'], **options)[0]
     except AurlError as e: return self._failed(f'{e.what}. {e.way_out}')
     except Exception as e: return self._failed(f'{type(e).__name__}: {str(e)[:200]}')

@@ -24,6 +24,7 @@ from ..core import AurlError, ConfigError, to_json
 from ..distributed import full_tensor, gather_model, is_sharded, rank, shard_like, sync_flag, world_size
 from ..tokens.vocab import vocab
 from .precision import Autocast
+from .text_log import TextLog
 
 # %% ../../nbs/734_train.budget.ipynb #d249074f
 def lr_multiplier(
@@ -276,6 +277,7 @@ class RunLog(Callback):
     ):
         self.experiment, self.every, self.seconds, self.min_lines, self.clock = run, every, seconds, min_lines, clock
         self.step, self.loss_text = 0, ''
+        self.logged_step, self.columns = None, {}        # of the last line
 
     def state_dict(self): return dict(step=self.step, used_then=self.logged_pct)
     def load_state_dict(self, state): self.step, self.logged_pct = state['step'], state.get('used_then', 0.)
@@ -343,7 +345,8 @@ def _line(self:RunLog):
         epoch=data_epoch(self.learn),
         tokens_per_second=round(self.tokens/max(1e-9, now - self.logged_time)),
     )
-    self.experiment.log(step=self.step, **columns, **self._time_columns(), **self._more_columns())
+    self.columns, self.logged_step = columns | self._more_columns(), self.step
+    self.experiment.log(step=self.step, **self.columns, **self._time_columns())
     self.tokens, self.logged_time, self.loss_text = 0, now, f': {nats:.3f} nats'
     if self.run_budget: self.logged_pct = self.run_budget.used
 
@@ -418,7 +421,7 @@ def fit_budget(self:Learner,
     "Train within a budget and restore the best weights; Ctrl-C ends early and restores them too."
     best = KeepBest(_best_folder(self.model, run), 20, *previous_best, score_fn=score_fn)
     budget = Budget(steps, minutes, start_step, lr_multiplier=lr_multiplier)
-    log = [RunLog(run, log_every)] if run is not None else []
+    log = [RunLog(run, log_every), TextLog(run)] if run is not None else []
     _fit_until_end(self, budget, best, [*log, *cbs])
     self.valid_curve, self.steps_done, self.best_step = best.valid_losses, budget.done, best.best_step
     self.stopped = sync_flag(budget.stop_signal is not None, any_rank=True)
