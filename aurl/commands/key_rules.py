@@ -432,13 +432,7 @@ def _continues(c):
     "Is a prompt continued, not filled?"
     return not c.infill.on
 
-<<<<<<< HEAD
-_not_in_fills = ('temperatures typical_p epsilon_cutoff eta_cutoff mirostat_tau mirostat_eta repetition_penalty '
-                 'repetition_window no_repeat_ngram_size bad_words_ids num_beams length_penalty early_stopping '
-                 'force_words_ids novelty novelty_data constraints length guidance reference')
-=======
 _not_in_fills = 'num_beams length_penalty early_stopping force_words_ids length'
->>>>>>> main
 
 GENERATE_RULES = [
     key_rule('guidance', _has_conditions, 'there are no conditions that could be followed',
@@ -447,6 +441,7 @@ GENERATE_RULES = [
     key_rule('prompt_seconds min_tokens mask repair', _continues,
              'a part of the prompt is replaced, and all of the rest is kept', 'leave infill out'),
     key_rule(_not_in_fills, _continues, 'fills are sampled, and last as long as their gaps', 'leave infill out'),
+    key_rule('guidance reference', _continues, 'fills have no guidance and no reference', 'leave infill out'),
     key_rule('prompt_seconds', _has_source, 'there is no prompt, like or between', 'say prompt=FILE'),
     key_rule('spread', is_set('like'), 'there is no piece to vary', 'say like=FILE'),
     key_rule(f'temperature {_sampled_keys}', _is_sampled,
