@@ -338,7 +338,6 @@ from .generate.constraint_sets import constraint_presets, constraint_processor
 from .generate.infill import infill_piece
 from .generate.infilling import infill_ids
 from .generate.latent_sampling import latents_between, latents_like, latents_of
-from .generate.reference import reference_request
 from .generate.stream import MidiPort, NoteStream, close_ids, stream
 from .studio.widget import StreamPlayer, Studio
 

@@ -424,24 +424,19 @@ def _has_open_limit(c):
 # %% ../../nbs/970_commands.key_rules.ipynb #baffc1ef
 _sampled_keys = 'top_k top_p min_p temperatures typical_p epsilon_cutoff eta_cutoff mirostat_tau mirostat_eta'
 
-def _has_conditions(c):
-    "Can there be conditions?"
-    return bool(c.conditions or c.reference)
-
+def _has_conditions(c): return bool(c.conditions or c.reference)
 def _continues(c):
     "Is a prompt continued, not filled?"
     return not c.infill.on
 
-_not_in_fills = 'num_beams length_penalty early_stopping force_words_ids length'
+_not_in_fills = 'num_beams length_penalty early_stopping force_words_ids length guidance reference'
 
 GENERATE_RULES = [
-    key_rule('guidance', _has_conditions, 'there are no conditions that could be followed',
-             "say conditions.key='G major'"),
+    key_rule('guidance', _has_conditions, 'there are no conditions', "say conditions.key='G major'"),
     key_rule('infill', is_set('prompt'), 'there is no piece in which it could be replaced', 'say prompt=FILE'),
     key_rule('prompt_seconds min_tokens mask repair', _continues,
              'a part of the prompt is replaced, and all of the rest is kept', 'leave infill out'),
     key_rule(_not_in_fills, _continues, 'fills are sampled, and last as long as their gaps', 'leave infill out'),
-    key_rule('guidance reference', _continues, 'fills have no guidance and no reference', 'leave infill out'),
     key_rule('prompt_seconds', _has_source, 'there is no prompt, like or between', 'say prompt=FILE'),
     key_rule('spread', is_set('like'), 'there is no piece to vary', 'say like=FILE'),
     key_rule(f'temperature {_sampled_keys}', _is_sampled,

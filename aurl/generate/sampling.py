@@ -358,6 +358,12 @@ def _limits_for_length(limits, profile, length, min_tokens):
     if limits is not None: limits.time_range, limits.note_range = (0, _UNBOUNDED), (1, _UNBOUNDED)
     return limits
 
+def _condition(model, conditions, guidance):
+    "The vector of the conditions, after a check of the guidance."
+    vectors = model.condition_vectors(conditions)
+    check_guidance(model, guidance, conditions)
+    return vectors
+
 def _ending(processors, prompt, length):
     "The `EndAt` of the processors, or None without a length; refuse a longer `prompt`."
     if not _is_asked(length): return None
@@ -383,13 +389,11 @@ def generate_ids(
     batch_size:int=64,   # pieces generated in parallel
     min_tokens:int=0,    # minimum number of ids, as long as `max_tokens` leaves room to end all sounding notes
     z=None, # (n, size): a latent for each piece, in modes with a latent; None: sampled from the prior with `seed`
-    # values of the model's conditions, such as dict(key='G major', mean_tempo=90); omitted ones are unknown
-    conditions:dict=None,
+    conditions:dict=None, # values of the model's conditions, such as dict(key='G major'); omitted ones are unknown
     guidance:float=1.,   # above 1: follow the conditions more closely (classifier-free guidance), such as 2; twice the work
     profile=None, # limits: on, off, a dict of `ProfileConfig` fields, a `CorpusProfile`; None: the model's, if any
     precision:str='float32', # of the weights; int8 is faster on a CPU and differs by rounding
-    # musical constraints by name, such as dict(key='G major', strength=.8), or a preset; `821_generate.constraints`
-    constraints=None,
+    constraints=None,    # by name, such as dict(key='G major', strength=.8), or a preset; `821_generate.constraints`
     length=None,         # dict(bars=16), dict(seconds=30) or a `LengthConfig`: where pieces end, the prompt included
     reference=None,      # a piece to resemble in key, tempo, density and others: ids, a score or a file; `816_generate.reference`
     processors=(),       # `LogitsProcessor`s, applied after the penalties and before temperature and truncation
@@ -405,14 +409,11 @@ def generate_ids(
     ending, steering = _ending(own_steering, start, length), [*_check_processors(processors), *own_steering]
     beams, all_processors, draw = sampler.check(), *sampler.split(steering)
     _warn_without_profile(model, profile, mask)
-    counts = dict(max_tokens=max_tokens, min_tokens=min_tokens, window=window, batch_size=batch_size)
-    seed = _check_counts(seed, n, **counts)
-    z = _latents(model, z, n, seed)
-    condition, own = model.condition_vectors(conditions), int(prompt is None)                # START counts as an id
-    check_guidance(model, guidance, conditions)
+    seed = _check_counts(seed, n, max_tokens=max_tokens, min_tokens=min_tokens, window=window, batch_size=batch_size)
+    condition, own = _condition(model, conditions, guidance), int(prompt is None)            # START counts as an id
     generation = _Generation(
         model, start, max_tokens - own, min_tokens - own, seed, mask, window,
-        sampling=draw, processors=all_processors, z=z, limits=limits, condition=condition, guidance=guidance,
+        sampling=draw, processors=all_processors, z=_latents(model, z, n, seed), limits=limits, condition=condition, guidance=guidance,
         precision=precision, n_ids=n*max_tokens, on_ids=on_ids)
     was_training = model.training
     try:
