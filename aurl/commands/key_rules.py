@@ -446,7 +446,7 @@ GENERATE_RULES = [
     key_rule('repetition_window', is_none_of('repetition_penalty', 1), 'there is no penalty', 'say repetition_penalty=1.1'),
     key_rule('length_penalty early_stopping', _is_beam_search, 'num_beams=1 is no beam search', 'say num_beams=4'),
     key_rule('novelty_data', is_set('novelty'), 'novelty=0 refuses nothing', 'say novelty=16'),
-    key_rule('profile constraints length reference', is_set('mask'), 'with mask=false none of these limits the model', 'say mask=true'),
+    key_rule('profile constraints length reference', is_set('mask'), 'with mask=false none of these acts', 'say mask=true'),
     key_rule('profile.margin', _has_open_limit,
              'notes, rests and pedals have limits of their own', 'leave one of those out'),
     key_rule('seed', _uses_random_numbers, 'with temperature=0, or in a beam search, nothing is sampled',

@@ -389,21 +389,22 @@ def generate_ids(
     batch_size:int=64,   # pieces generated in parallel
     min_tokens:int=0,    # minimum number of ids, as long as `max_tokens` leaves room to end all sounding notes
     z=None, # (n, size): a latent for each piece, in modes with a latent; None: sampled from the prior with `seed`
-    conditions:dict=None, # values of the model's conditions, such as dict(key='G major'); omitted ones are unknown
-    guidance:float=1.,   # above 1: follow the conditions more closely (classifier-free guidance), such as 2; twice the work
+    conditions:dict=None, # of the model, such as dict(key='G major'); omitted ones are unknown
+    guidance:float=1.,   # above 1: follow the conditions more closely, such as 2, at twice the work; 1: none
     profile=None, # limits: on, off, a dict of `ProfileConfig` fields, a `CorpusProfile`; None: the model's, if any
     precision:str='float32', # of the weights; int8 is faster on a CPU and differs by rounding
     constraints=None,    # by name, such as dict(key='G major', strength=.8), or a preset; `821_generate.constraints`
     length=None,         # dict(bars=16), dict(seconds=30) or a `LengthConfig`: where pieces end, the prompt included
-    reference=None,      # a piece to resemble in key, tempo, density and others: ids, a score or a file; `816_generate.reference`
+    reference=None,      # a piece to resemble: ids, a score or a file; `816_generate.reference`
     processors=(),       # `LogitsProcessor`s, applied after the penalties and before temperature and truncation
     on_ids=None,         # called after each step with the indices of the pieces and their new ids; not by a beam search
     **sampling           # fields of `Sampling`: temperature, top_p, repetition_penalty, num_beams and others
 )->list:                 # uint16 arrays, from START to END
     "Generate pieces as token ids."
-    sampler, model, asked = make_config(Sampling, overrides=sampling), as_model(model), (prompt, conditions, constraints)
-    prompt, conditions, constraints, length = _with_reference(model, reference, *asked, length, max_tokens)
-    start = as_prompt(prompt, mask)
+    sampler, model = make_config(Sampling, overrides=sampling), as_model(model)
+    asked = prompt, conditions, constraints, length
+    prompt, conditions, constraints, length = _with_reference(model, reference, *asked, max_tokens)
+    start, was_training = as_prompt(prompt, mask), model.training
     limits = _limits_for_length(generation_limits(model, profile, start, mask), profile, length, min_tokens)
     own_steering = constraint_processors(model, constraints, limits, mask, length)
     ending, steering = _ending(own_steering, start, length), [*_check_processors(processors), *own_steering]
@@ -413,9 +414,8 @@ def generate_ids(
     condition, own = _condition(model, conditions, guidance), int(prompt is None)            # START counts as an id
     generation = _Generation(
         model, start, max_tokens - own, min_tokens - own, seed, mask, window,
-        sampling=draw, processors=all_processors, z=_latents(model, z, n, seed), limits=limits, condition=condition, guidance=guidance,
-        precision=precision, n_ids=n*max_tokens, on_ids=on_ids)
-    was_training = model.training
+        sampling=draw, processors=all_processors, z=_latents(model, z, n, seed), limits=limits, condition=condition,
+        guidance=guidance, precision=precision, n_ids=n*max_tokens, on_ids=on_ids)
     try:
         model.eval()
         if beams is not None: out = generation.best_pieces(n, beams, sampler.force_words_ids)
