@@ -93,7 +93,7 @@ def test_from_the_table_to_the_music(store, tmp_path):
     assert (
         run_command(
             'generate',
-            [f'model={run}', 'conditions.composer=Low', 'pieces=8', 'top_p=.9', 'max_tokens=64', *common[1:]],
+            [f'model={run}', 'conditions.composer=Low', 'guidance=2', 'pieces=8', 'top_p=.9', 'max_tokens=64', *common[1:]],
         )
         == 0
     )
@@ -106,6 +106,8 @@ def test_from_the_table_to_the_music(store, tmp_path):
     assert any('conditions unknown: composer' in line for line in said)
     with pytest.raises(ConfigError, match="did you mean 'Low'"):
         run_command('generate', [f'model={run}', 'conditions.composer=Lo', *common[1:]])
+    with pytest.raises(ConfigError, match='guidance=2'):
+        run_command('generate', [f'model={run}', 'guidance=2', *common[1:]])
 
 
 def test_conditions_reach_the_model(store, tmp_path):

@@ -21,7 +21,7 @@ from aurl.commands.option_checks import check_distributed, validate_options
 from aurl.commands.preparation import prepare_kwargs
 from aurl.commands.run_data import train_valid_split
 from aurl.commands.samples import check_sampling, file_options, fill_prompt, prompt_ids, repair_pieces
-from aurl.commands.samples import requested_latents, requested_length, requested_processors, sampling_options
+from aurl.commands.samples import requested_latents, requested_length, requested_processors, sampling_options, with_reference
 from aurl.commands.training import train_run
 from aurl.data.loader_config import check_loader
 from aurl.train.stages import parse_stages
@@ -788,6 +788,7 @@ GENERATE = {
     'write.legato': (True, piece),
     'seed': (3, {}),
     'constraints': (dict(key='C# blues'), {}),
+    'reference': ('PIECE', {}),
     'length.bars': (0.5, {}),
     'length.seconds': (1.5, {}),
     'length.meter': ('3/4', {'length.bars': 0.5}),
@@ -797,7 +798,8 @@ GENERATE = {
 GENERATE_OUTSIDE = dict(
     novelty='976_commands.samples',
     novelty_data='976_commands.samples',
-    conditions='test_conditions', model='782_train.saved_models', device='020_device', out='967_commands.run_folder',
+    conditions='test_conditions', guidance='test_conditions', model='782_train.saved_models', device='020_device',
+    out='967_commands.run_folder',
     **EVERY_COMMAND,
 )
 
@@ -823,6 +825,7 @@ def played(cfg, work):
     from aurl.generate.sampling import generate_ids
     net, where = find_model(cfg.model, cfg.out)
     check_sampling(cfg, net, where)
+    cfg, opening, _ = with_reference(cfg, net)
     files = file_options(cfg, net)
     processors = requested_processors(cfg, where)
     ids = fill_prompt(net, cfg, files, processors) if cfg.infill.on else generate_ids(
@@ -830,7 +833,7 @@ def played(cfg, work):
         n=cfg.pieces,
         min_tokens=cfg.min_tokens,
         max_tokens=cfg.max_tokens,
-        prompt=prompt_ids(files),
+        prompt=prompt_ids(files) if files.prompt else opening,
         seed=cfg.seed,
         mask=cfg.mask,
         profile=cfg.profile,

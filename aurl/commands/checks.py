@@ -22,7 +22,7 @@ from .run_data import open_store, recorded_stores, reopen_stores, source_columns
 from .run_data import too_few_pieces_error, train_valid_split
 from .run_folder import absolute_source
 from .samples import (
-    check_fill, check_sampling, file_options, prompt_ids, requested_latents, requested_length)
+    check_fill, check_sampling, file_options, prompt_ids, requested_latents, requested_length, with_reference)
 from .song import check_song_memory
 
 # %% ../../nbs/979_commands.checks.ipynb #b7c81d7e
@@ -42,6 +42,7 @@ from ..experiments.mirrors import check_mirrors
 from ..generate.sampling import _ending, _limits_for_length, constraint_processors, generation_limits
 from ..memory import available_memory, format_bytes
 from ..models.model_config import ModelConfig
+from ..models.guided_decoder import check_guidance
 from ..models.step_decoder import check_precision, compilation_remark
 from ..monitor.checkpoints import load_newest_checkpoint
 from ..train.batch_fit import check_memory, fits_in_memory, halve_batch, halvings_to_fit, process_bytes
@@ -245,6 +246,7 @@ def _check_prompt(cfg, files):
 
 def _check_generation(cfg, model, where):
     "Raise an error for a prompt, limits, conditions or options of sampling that the model cannot use."
+    cfg = with_reference(cfg, model)[0]
     files = file_options(cfg, model)
     check_sampling(cfg, model, where)
     if cfg.min_tokens > cfg.max_tokens:
@@ -258,6 +260,7 @@ def _check_generation(cfg, model, where):
     if cfg.prompt: _ending(steering, prompt_ids(files), length)
     check_precision(model, cfg.precision, pick_device(cfg.device).type)
     model.condition_vectors(cfg.conditions)
+    check_guidance(model, cfg.guidance, cfg.conditions)
 
 # %% ../../nbs/979_commands.checks.ipynb #b03a7be0
 def _check_evaluation_data(cfg, where):

@@ -364,11 +364,15 @@ class GenerateConfig(_SamplingKeys, _SearchKeys, RunKeys):
     title: str = Field('', description='title in the files; default: that of the prompt, or the name of the piece')
     conditions: dict[str, Any] = Field({}, description='conditioned models (loader.conditions): values by name, '
         'such as conditions.key="G major" or {composer: Bach, mean_tempo: 90}; the others are unknown')
+    guidance: float = Field(1., ge=0, le=20, description='with conditions: above 1 they are followed more closely '
+        '(classifier-free guidance), such as 2, at twice the work; 1: none')
     constraints: dict[str, Any] = Field({}, description='musical constraints by name, such as '
         'constraints.key="G major", constraints.polyphony=2, constraints.style=jazz, constraints.strength=0.7; or a '
         'preset such as constraints=two_voice_piano, beside others constraints.preset=two_voice_piano')
     length: LengthConfig = Field(LengthConfig(), description='where pieces end, the prompt included: length.bars=16 or '
         'length.seconds=30; their last notes are held until there')
+    reference: str = Field('', description='music file that the new pieces resemble: its key, tempo, density, register, '
+        'dynamics, polyphony, instruments and duration become conditions, constraints and a length, unless these are given')
     write: WriteConfig = Field(WriteConfig(), description='how files are written')
     device: str = Field('auto', description='device: auto, cpu, cuda or mps')
     seed: Seed = Field(0, description='seed of sampling: the same seed gives the same pieces')

@@ -423,13 +423,15 @@ def _has_open_limit(c):
 # %% ../../nbs/970_commands.key_rules.ipynb #baffc1ef
 _sampled_keys = 'top_k top_p min_p temperatures typical_p epsilon_cutoff eta_cutoff mirostat_tau mirostat_eta'
 
+def _has_conditions(c): return bool(c.conditions or c.reference)
 def _continues(c):
     "Is a prompt continued, not filled?"
     return not c.infill.on
 
-_not_in_fills = 'num_beams length_penalty early_stopping force_words_ids length'
+_not_in_fills = 'num_beams length_penalty early_stopping force_words_ids length guidance reference'
 
 GENERATE_RULES = [
+    key_rule('guidance', _has_conditions, 'there are no conditions', "say conditions.key='G major'"),
     key_rule('infill', is_set('prompt'), 'there is no piece in which it could be replaced', 'say prompt=FILE'),
     key_rule('prompt_seconds min_tokens mask repair', _continues,
              'a part of the prompt is replaced, and all of the rest is kept', 'leave infill out'),
@@ -443,7 +445,7 @@ GENERATE_RULES = [
     key_rule('repetition_window', is_none_of('repetition_penalty', 1), 'there is no penalty', 'say repetition_penalty=1.1'),
     key_rule('length_penalty early_stopping', _is_beam_search, 'num_beams=1 is no beam search', 'say num_beams=4'),
     key_rule('novelty_data', is_set('novelty'), 'novelty=0 refuses nothing', 'say novelty=16'),
-    key_rule('profile constraints length', is_set('mask'), 'with mask=false none of these limits the model', 'say mask=true'),
+    key_rule('profile constraints length reference', is_set('mask'), 'with mask=false none of these acts', 'say mask=true'),
     key_rule('profile.margin', _has_open_limit,
              'notes, rests and pedals have limits of their own', 'leave one of those out'),
     key_rule('seed', _uses_random_numbers, 'with temperature=0, or in a beam search, nothing is sampled',

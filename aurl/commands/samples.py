@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['write_samples', 'held_out_prompt', 'asked_for', 'write_sheet', 'SamplingProgress', 'sampling_progress',
-           'requested_length', 'file_options', 'prompt_ids', 'repair_pieces', 'requested_latents', 'prompt_request',
-           'fill_prompt', 'check_fill', 'sampling_options', 'check_sampling', 'requested_processors']
+           'requested_length', 'file_options', 'prompt_ids', 'with_reference', 'repair_pieces', 'requested_latents',
+           'prompt_request', 'fill_prompt', 'check_fill', 'sampling_options', 'check_sampling', 'requested_processors']
 
 # %% ../../nbs/976_commands.samples.ipynb #b81e1a5b
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..generate.infill import infill_request
 from ..generate.infilling import check_infilling, infill_ids
 from ..generate.latent_sampling import latents_between, latents_like, latents_of
 from ..generate.novelty import Novelty, PassageIndex
+from ..generate.reference import reference_request
 from ..generate.sampling_options import Sampling, without_sampling
 from ..generate.structural_constraints import LengthConfig
 from ..score.clock import Clock
@@ -119,7 +120,8 @@ def asked_for(
 )->str:                 # empty without constraints, conditions and length
     "The constraints, conditions and length of a generation in words."
     length = dict(length=cfg.length) if cfg.length.on else {}
-    return '; '.join(f'{k} {v}' for k,v in {**cfg.constraints, **cfg.conditions, **length}.items())
+    guidance = dict(guidance=f'{cfg.guidance:g}') if cfg.guidance != 1 else {}
+    return '; '.join(f'{k} {v}' for k,v in {**cfg.constraints, **cfg.conditions, **guidance, **length}.items())
 
 # %% ../../nbs/976_commands.samples.ipynb #412e74aa
 def _beside(row):
@@ -208,6 +210,20 @@ def prompt_ids(
 ):                     # uint16, or None without a prompt
     "The ids of the first `prompt_seconds` of the prompt."
     return first_seconds(files.encode(files.prompt.score), files.prompt.seconds) if files.prompt else None
+
+# %% ../../nbs/976_commands.samples.ipynb #5ce9a868
+def with_reference(
+    cfg:GenerateConfig,
+    model,              # that generates
+)->tuple:               # the configuration with what it takes from `reference`, ids to begin with or None, and lines
+    "Add the conditions, constraints and length of the reference piece, if there is one, to a generation."
+    if not cfg.reference: return cfg, None, []
+    length = cfg.length if cfg.length.on else None
+    request = reference_request(model, cfg.reference, cfg.prompt or None, cfg.conditions, cfg.constraints, length,
+                                cfg.max_tokens)
+    begin, conditions, constraints, length = request.arguments()
+    new = cfg.changed(conditions=conditions, constraints=constraints, length=length or {})
+    return new, None if cfg.prompt else begin, request.lines
 
 # %% ../../nbs/976_commands.samples.ipynb #5efa479e
 def repair_pieces(

@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 from fastcore.basics import patch
 
-import aurl.generate.dynamic_constraints, aurl.generate.rhythmic_constraints
+import aurl.generate.bar_constraints, aurl.generate.dynamic_constraints, aurl.generate.rhythmic_constraints
 from ..core import ConfigError, suggest
 from .constraints import Constraint, ConstraintProcessor, constraint_types, make_constraints
 from .constraints import register_constraint
@@ -28,7 +28,7 @@ from ..tokens.vocab import Kind, vocab
 def nearest_intervals(
     ids, # of a piece
 )->list: # for each note after the first, semitones to the nearest that sounds or began at the latest onset, at most 12
-    "The intervals that `leap` of `824_generate.melodic_constraints` limits."
+    "The intervals that `leap` of `823_generate.melodic_constraints` limits."
     sounding, latest, latest_time, time, out = set(), set(), None, 0, []
     for kind, value in zip(vocab.kind[ids].tolist(), vocab.index[ids].tolist()):
         if kind == Kind.TIME_SHIFT: time += value + 1

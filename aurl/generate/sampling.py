@@ -29,7 +29,8 @@ from .processors import LogitsProcessor, ProcessorList, ProcessorRun
 from .profile_limits import ProfileConfig, ProfileOption
 from .profile_masks import GenerationLimits
 from .sample_kernels import sample_rows
-from ..models.step_decoder import CompiledDecoder, decoder_for
+from ..models.guided_decoder import check_guidance, guided_decoder_for
+from ..models.step_decoder import CompiledDecoder
 from ..models.vae_gan import as_model
 from ..tokens.codec import decode
 from ..tokens.grammar import grammar, array_module
@@ -165,6 +166,12 @@ def constraint_processors(
     sets = importlib.import_module('aurl.generate.constraint_sets')          # a plug-in: the module comes later
     return sets.steering_processors(constraints or {}, length, limits)
 
+def _with_reference(model, reference, prompt, conditions, constraints, length, max_tokens):
+    "Prompt, conditions, constraints and length of a request, with those of a reference piece."
+    if reference is None: return prompt, conditions or {}, constraints, length
+    module = importlib.import_module('aurl.generate.reference')              # a plug-in: the module comes later
+    return module.reference_request(model, reference, prompt, conditions, constraints, length, max_tokens).arguments()
+
 def _is_asked(length):
     "Whether a length is asked for."
     return getattr(length, 'on', bool(length))
@@ -201,6 +208,7 @@ class _Generation:
     z:Tensor                # (pieces, size) latents, or None
     limits:GenerationLimits # or None
     condition:Tensor        # vector of the conditions, or None
+    guidance:float          # factor on the difference that the conditions make; 1: none
     precision:str           # of the weights: float32 or int8
     n_ids:int               # that may be generated in all
     on_ids:object=None      # called with the pieces and their ids after each step
@@ -212,8 +220,8 @@ def read_prompt(self:_Generation, pieces):
     n = 1 if self.z is None else len(pieces)
     z = None if self.z is None else self.z[list(pieces)]
     condition = None if self.condition is None else self.condition.expand(n, -1)
-    decoder = decoder_for(self.model, n, self.window, z, condition, self.precision, self.n_ids)
-    self.is_compiled = isinstance(decoder, CompiledDecoder)
+    decoder = guided_decoder_for(self.model, self.guidance, n, self.window, z, condition, self.precision, self.n_ids)
+    self.is_compiled = isinstance(getattr(decoder, 'inner', decoder), CompiledDecoder)
     ids = torch.from_numpy(self.start.astype(np.int64))[None].expand(n, -1)
     return decoder, decoder.read(ids.to(self.model.device))
 
@@ -350,6 +358,12 @@ def _limits_for_length(limits, profile, length, min_tokens):
     if limits is not None: limits.time_range, limits.note_range = (0, _UNBOUNDED), (1, _UNBOUNDED)
     return limits
 
+def _condition(model, conditions, guidance):
+    "The vector of the conditions, after a check of the guidance."
+    vectors = model.condition_vectors(conditions)
+    check_guidance(model, guidance, conditions)
+    return vectors
+
 def _ending(processors, prompt, length):
     "The `EndAt` of the processors, or None without a length; refuse a longer `prompt`."
     if not _is_asked(length): return None
@@ -375,33 +389,33 @@ def generate_ids(
     batch_size:int=64,   # pieces generated in parallel
     min_tokens:int=0,    # minimum number of ids, as long as `max_tokens` leaves room to end all sounding notes
     z=None, # (n, size): a latent for each piece, in modes with a latent; None: sampled from the prior with `seed`
-    # values of the model's conditions, such as dict(key='G major', mean_tempo=90); omitted ones are unknown
-    conditions:dict=None,
+    conditions:dict=None, # of the model, such as dict(key='G major'); omitted ones are unknown
+    guidance:float=1.,   # above 1: follow the conditions more closely, such as 2, at twice the work; 1: none
     profile=None, # limits: on, off, a dict of `ProfileConfig` fields, a `CorpusProfile`; None: the model's, if any
     precision:str='float32', # of the weights; int8 is faster on a CPU and differs by rounding
-    # musical constraints by name, such as dict(key='G major', strength=.8), or a preset; `822_generate.constraints`
-    constraints=None,
+    constraints=None,    # by name, such as dict(key='G major', strength=.8), or a preset; `821_generate.constraints`
     length=None,         # dict(bars=16), dict(seconds=30) or a `LengthConfig`: where pieces end, the prompt included
+    reference=None,      # a piece to resemble: ids, a score or a file; `816_generate.reference`
     processors=(),       # `LogitsProcessor`s, applied after the penalties and before temperature and truncation
     on_ids=None,         # called after each step with the indices of the pieces and their new ids; not by a beam search
     **sampling           # fields of `Sampling`: temperature, top_p, repetition_penalty, num_beams and others
 )->list:                 # uint16 arrays, from START to END
     "Generate pieces as token ids."
-    sampler, start, model = make_config(Sampling, overrides=sampling), as_prompt(prompt, mask), as_model(model)
+    sampler, model = make_config(Sampling, overrides=sampling), as_model(model)
+    asked = prompt, conditions, constraints, length
+    prompt, conditions, constraints, length = _with_reference(model, reference, *asked, max_tokens)
+    start, was_training = as_prompt(prompt, mask), model.training
     limits = _limits_for_length(generation_limits(model, profile, start, mask), profile, length, min_tokens)
     own_steering = constraint_processors(model, constraints, limits, mask, length)
     ending, steering = _ending(own_steering, start, length), [*_check_processors(processors), *own_steering]
     beams, all_processors, draw = sampler.check(), *sampler.split(steering)
     _warn_without_profile(model, profile, mask)
-    counts = dict(max_tokens=max_tokens, min_tokens=min_tokens, window=window, batch_size=batch_size)
-    seed = _check_counts(seed, n, **counts)
-    z = _latents(model, z, n, seed)
-    condition, own = model.condition_vectors(conditions or {}), int(prompt is None)          # START counts as an id
+    seed = _check_counts(seed, n, max_tokens=max_tokens, min_tokens=min_tokens, window=window, batch_size=batch_size)
+    condition, own = _condition(model, conditions, guidance), int(prompt is None)            # START counts as an id
     generation = _Generation(
         model, start, max_tokens - own, min_tokens - own, seed, mask, window,
-        sampling=draw, processors=all_processors, z=z, limits=limits, condition=condition, precision=precision,
-        n_ids=n*max_tokens, on_ids=on_ids)
-    was_training = model.training
+        sampling=draw, processors=all_processors, z=_latents(model, z, n, seed), limits=limits, condition=condition,
+        guidance=guidance, precision=precision, n_ids=n*max_tokens, on_ids=on_ids)
     try:
         model.eval()
         if beams is not None: out = generation.best_pieces(n, beams, sampler.force_words_ids)

@@ -95,16 +95,22 @@ class ConditionEmbedding(nn.Module):
         n:int,       # number of rows
     )->Tensor:       # (n, d_model)
         "Sum of the embeddings of all conditions in each row."
-        return embedding_gain*sum(table(self._column(name, values, n)) for name,table in zip(self.specs, self.tables))
+        rate = self._dropout_rates(n) if self.training and self.dropout else None
+        columns = [self._column(name, values, n, rate) for name in self.specs]
+        return embedding_gain*sum(table(x) for table,x in zip(self.tables, columns))
 
-    def _column(self, name, values, n):
-        "Values (n,) of one condition; in training, some are replaced by unknown."
+    def _dropout_rates(self, n):
+        "Dropout probabilities (n,) of the rows: uniform around `dropout`, as widely as probabilities allow."
+        width = min(self.dropout, 1 - self.dropout)
+        return self.dropout + width*(2*torch.rand(n, device=next(self.parameters()).device) - 1)
+
+    def _column(self, name, values, n, rate):
+        "Values (n,) of one condition; in training, unknown with the probabilities `rate`, (n,)."
         device, given = next(self.parameters()).device, values.get(name)
         unknown = _unknown(self.specs[name], n).to(device)
         if given is None: return unknown
         given = given.to(device)
-        if not (self.training and self.dropout): return given
-        return torch.where(torch.rand(n, device=device) < self.dropout, unknown, given)
+        return given if rate is None else torch.where(torch.rand(n, device=device) < rate, unknown, given)
 
 # %% ../../nbs/625_models.conditioning.ipynb #1eff7ca0
 def _no_condition(name, specs):
