@@ -417,6 +417,15 @@ from .experiments.attention_maps import animate_forward_pass, attention_map, att
 from .experiments.embedding_geometry import circle_test, embedding_geometry, latent_map
 from .experiments.architecture_diagrams import architecture_diagram
 from .experiments.training_figures import TrainingFigures
+from .experiments.statistics import bootstrap_interval, hedges_g, interquartile_mean, probability_of_improvement
+from .experiments.hypothesis_tests import benjamini_hochberg, holm, paired_permutation_test, permutation_test
+from .experiments.stochastic_order import almost_stochastic_order
+from .experiments.run_results import import_old_results
+from .experiments.comparison import Comparison
+from .experiments.importance import setting_importance
+from .experiments.comparison_charts import learning_curves, pareto_chart
+from .experiments.comparison_report import comparison_report
+from .commands.compare_runs import compare
 
 # %% ../nbs/990_all.ipynb #6c92ef41
 _all_ = [
@@ -478,85 +487,6 @@ _all_ = [
     'architecture_diagram',
     'animate_forward_pass',
     'TrainingFigures',
-]
-
-# %% ../nbs/990_all.ipynb #a7a42448
-from .experiments.dashboard import Dashboard, LiveDashboard
-from .experiments.dashboard_page import write_dashboard
-from .experiments.run import Experiment
-from .experiments.log_format import read_log
-from .experiments.log_records import record_kind, record_values
-from .experiments.results import read_results
-from .experiments.reproduce import compare_losses
-from .experiments.run_files import find_runs
-from .experiments.mirrors import Mirror, register_mirror
-from .experiments.tracker import Tracker
-from .experiments.tracking import mirror_run, start_tracking
-from .monitor.tracked_samples import track_piece
-from .experiments.registry import list_runs, inspect_run
-from .data.cache import list_cache, repair_stores, verify_stores
-from .data.pruning import prune_stores
-from .evaluate.likelihood import LikelihoodTable, baselines, piece_nll
-from .evaluate.bound import latent_nll, total_nats
-from .evaluate.distance import DistanceTable
-from .evaluate.latent_report import LatentEvaluation, evaluate_latent
-from .evaluate.memorization import longest_matches, memorization_table
-from .evaluate.originality import KnownMusic, OriginalityTable, originality
-from .evaluate.musical_quality import QualityTable, measure_quality
-from .evaluate.contact_sheet import contact_sheet, piece_measures
-from .evaluate.report import Report
-from .experiments.statistics import bootstrap_interval, hedges_g, interquartile_mean, probability_of_improvement
-from .experiments.hypothesis_tests import benjamini_hochberg, holm, paired_permutation_test, permutation_test
-from .experiments.stochastic_order import almost_stochastic_order
-from .experiments.run_results import import_old_results
-from .experiments.comparison import Comparison
-from .experiments.importance import setting_importance
-from .experiments.comparison_charts import learning_curves, pareto_chart
-from .experiments.comparison_report import comparison_report
-from .commands.compare_runs import compare
-
-# %% ../nbs/990_all.ipynb #8c98790f
-_all_ = [
-    'Dashboard',
-    'LiveDashboard',
-    'write_dashboard',
-    'Experiment',
-    'Mirror',
-    'Tracker',
-    'mirror_run',
-    'register_mirror',
-    'start_tracking',
-    'track_piece',
-    'find_runs',
-    'list_runs',
-    'read_log',
-    'record_kind',
-    'record_values',
-    'read_results',
-    'compare_losses',
-    'inspect_run',
-    'list_cache',
-    'prune_stores',
-    'repair_stores',
-    'verify_stores',
-    'LikelihoodTable',
-    'baselines',
-    'piece_nll',
-    'latent_nll',
-    'total_nats',
-    'DistanceTable',
-    'LatentEvaluation',
-    'evaluate_latent',
-    'longest_matches',
-    'memorization_table',
-    'KnownMusic',
-    'OriginalityTable',
-    'originality',
-    'QualityTable',
-    'measure_quality',
-    'contact_sheet',
-    'piece_measures',
-    'Report',
     'bootstrap_interval',
     'hedges_g',
     'interquartile_mean',
