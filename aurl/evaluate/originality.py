@@ -49,7 +49,7 @@ class KnownMusic:
     def __repr__(self): return f'KnownMusic({len(self)} pieces, {len(self.hashes):,} passages)'
 
 def _lines_of(pieces):
-    "All lines of pieces, and the index of the piece of each."
+    "All lines of pieces, and the piece of each."
     found = [lines(ids, _FIRST) for ids in pieces]
     owner = np.repeat(np.arange(len(pieces)), [len(f) for f in found])
     return [line for f in found for line in f], owner

@@ -60,7 +60,7 @@ def random_direction(
 # %% ../../nbs/960_experiments.loss_landscape.ipynb #66934d5b
 @torch.no_grad()
 def _mean_loss(model, windows):
-    "Mean cross-entropy of the windows (n, time + 1)."
+    "Mean cross-entropy of windows (n, time + 1)."
     with eval_mode(model): logits = model(windows[:, :-1]).logits
     return F.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten(), ignore_index=vocab.PAD).item()
 
@@ -254,7 +254,7 @@ def _plain_rotation(self, x, angles):
 
 @contextlib.contextmanager
 def twice_differentiable():
-    "Context manager in which the layers of a model have second derivatives."
+    "Context manager: layers have second derivatives."
     with mock.patch.object(blockwise_settings, 'longest', 0), mock.patch.object(Rotary, 'forward', _plain_rotation):
         with sdpa_kernel(SDPBackend.MATH): yield
 

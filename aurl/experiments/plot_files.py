@@ -77,7 +77,7 @@ def _draw_contour(ax, m, theme, color):
 
 # %% ../../nbs/957_experiments.plot_files.ipynb #fe3a21a7
 def _note_boxes(d):
-    "Corners of the rectangles of notes: (notes, 4, 2)."
+    "Corners of notes, (notes, 4, 2)."
     low, high = d['pitch'] - .45, d['pitch'] + .45
     corners = [(d['start'], low), (d['end'], low), (d['end'], high), (d['start'], high)]
     return np.stack([np.stack(c, -1) for c in corners], 1)
@@ -116,7 +116,7 @@ def _box_texts(ax, d, i, theme):
 
 # %% ../../nbs/957_experiments.plot_files.ipynb #6fc63b8e
 def _draw_surface(ax, m, theme, color):
-    "Draw a surface; its z axis shows the values, so it needs no color bar."
+    "Draw a surface; its z axis shows the values."
     x, y = np.meshgrid(m.data['x'], m.data['y'])
     ax.plot_surface(x, y, m.data['z'], cmap=theme.colormap, rcount=60, ccount=60, alpha=.85, linewidth=0)
 

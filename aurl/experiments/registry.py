@@ -64,9 +64,9 @@ def format_size(
 _age_units = dict(w=604_800, d=86_400, h=3600, min=60)     # seconds
 
 def format_age(
-    seconds, # None: unknown
+    seconds, # or None
 )->str:
-    "Format an age, such as 3 d."
+    "An age, such as 3 d."
     if seconds is None: return '?'
     for unit,span in _age_units.items():
         if seconds >= 2*span: return f'{seconds/span:.0f} {unit}'

@@ -263,8 +263,8 @@ def level_number(self:Experiment,
 @patch
 def log_text(self:Experiment,
     message:str,  # any text
-    level='INFO', # see `level_number`
-    fields=None,  # named values
+    level='INFO', # as `level_number`
+    fields=None,  # values
 ):
     "Append a record to the log."
     self.logger.log(self.level_number(level), str(message), extra=dict(fields=fields), stacklevel=2)

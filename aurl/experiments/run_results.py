@@ -34,7 +34,7 @@ def flatten(
     return out
 
 def _named(value):
-    "A list of dicts that all have a name, as a dict by these names; other values as they are."
+    "A list of dicts with names as a dict by name; other values as they are."
     if not isinstance(value, list) or not value or not all(map(_has_name, value)): return value
     return {v['name']: _without_name(v) for v in value}
 

@@ -122,7 +122,7 @@ def _sample_files(path):
 def sample_path(self:RunView,
     name:str, # one of `samples`
 )->Path:
-    "Its path; an `AurlError` for any other file."
+    "Its path; an error for another file."
     if name in self.samples: return self.path/name
     raise AurlError(f'{name[:80]!r} is not a sample', self.path, 'choose one of the run')
 

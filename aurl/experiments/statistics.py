@@ -37,7 +37,7 @@ def _as_samples(samples):
     "Finite arrays."
     out = [np.asarray(x, float) for x in samples]
     bad = [x.tolist() for x in out if not _is_sample(x)]
-    if bad: raise AurlError(f'{bad[0]} are not finite', way_out='leave out runs without a result')
+    if bad: raise AurlError(f'{bad[0]} are not finite', way_out='leave those runs out')
     return out
 
 def _is_sample(x): return x.ndim == 1 and len(x) > 0 and bool(np.isfinite(x).all())

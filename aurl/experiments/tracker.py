@@ -89,7 +89,7 @@ def _name_in_run(self:Tracker, path):
 
 # %% ../../nbs/054_experiments.tracker.ipynb #448d33e2
 def _file_stem(name, step):
-    "File name of a record without its suffix: the step is in the name, so that no later record replaces it."
+    "File name of a record without suffix; with the step, so that no later record replaces it."
     stem = re.sub(r'[^\w.-]+', '_', name).strip('_.') or 'record'
     return stem if step is None else f'{stem}_step_{int(step):06d}'
 
@@ -110,7 +110,7 @@ def _write_picture(figure, path):
     return path
 
 def _array_picture(pixels):
-    "A picture of an array: bytes, or floats from 0 to 1."
+    "A picture of bytes or floats in 0 … 1."
     from PIL import Image
     pixels = np.asarray(pixels)
     if pixels.dtype.kind == 'f': pixels = (np.clip(pixels, 0, 1)*255).round()

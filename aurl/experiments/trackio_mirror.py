@@ -18,7 +18,7 @@ from .wandb_mirror import rows_in_columns
 
 # %% ../../nbs/064_experiments.trackio_mirror.ipynb #8dd9cb26
 def _trackio():
-    "The package, without its prints."
+    "The silent package."
     os.environ.setdefault('HF_HUB_DISABLE_TELEMETRY', '1')
     modules = [import_extra(f'trackio{part}', 'tracking') for part in ('', '.run', '.utils')]
     for m in modules: m.print = noop

@@ -122,7 +122,7 @@ def _log10(x):
     return np.log10(np.where(x > 0, x, np.nan))
 
 def _layer_heat(plot, title, steps, parts, values, label):
-    "Heat map of the layers over the steps, the first layer on top."
+    "Heat map of layers over steps, the first on top."
     panel = plot.panel(title, 'step')
     panel.y_names = parts[::-1]
     panel.heat(values[::-1], steps, np.arange(len(parts)), label)

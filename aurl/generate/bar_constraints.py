@@ -101,7 +101,7 @@ def of_family(self:PerBar, now, table):
 
 @patch
 def of_notes(self:PerBar, now, table):
-    "Violations of the notes, from those of each group, (batch, groups + 1)."
+    "Violations of the notes, from those of each group."
     if isinstance(self.values, dict): return {Kind.INSTRUMENT: table[:,now.table(self._group)]}
     return {Kind.NOTE_ON: of_pitched(now, table[:,:1])}
 

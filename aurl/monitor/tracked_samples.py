@@ -97,7 +97,7 @@ class SampleTracker(Callback):
 # %% ../../nbs/868_monitor.tracked_samples.ipynb #9a4864da
 @patch
 def _is_affordable(self:SampleTracker):
-    "Whether another piece, at the cost of the mean so far, stays within the share of the time."
+    "Whether another piece at the mean cost stays within the share of the time."
     cost = self.spent/len(self.rows) if self.rows else 0.
     return self.spent + cost <= self.share*(self.clock() - self.start)
 
