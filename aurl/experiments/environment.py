@@ -46,7 +46,7 @@ def _outside(files, top, ignore):
 
 # %% ../../nbs/035_experiments.environment.ipynb #7aa463f8
 def _git_status(cwd):
-    "Return mark and name of each changed or untracked file."
+    "Mark and name of each changed or untracked file."
     status = _git('status', '--porcelain', '-z', '--no-renames', '--untracked-files=normal', cwd=cwd) or ''
     return [(s[:2], s[3:]) for s in status.split('\0') if len(s) > 3]
 

@@ -60,7 +60,7 @@ def random_direction(
 # %% ../../nbs/960_experiments.loss_landscape.ipynb #66934d5b
 @torch.no_grad()
 def _mean_loss(model, windows):
-    "Mean cross-entropy of windows (n, time + 1)."
+    "Cross-entropy of windows (n, time + 1)."
     with eval_mode(model): logits = model(windows[:, :-1]).logits
     return F.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten(), ignore_index=vocab.PAD).item()
 

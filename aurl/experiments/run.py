@@ -266,7 +266,7 @@ def log_text(self:Experiment,
     level='INFO', # as `level_number`
     fields=None,  # values
 ):
-    "Append a record to the log."
+    "Append a record."
     self.logger.log(self.level_number(level), str(message), extra=dict(fields=fields), stacklevel=2)
 
 # %% ../../nbs/040_experiments.run.ipynb #48540f84
