@@ -73,6 +73,8 @@ class Plot:
     columns:int=1      # panels side by side
     size:tuple=(7, 3)  # inches per panel: width and height
 
+    def __repr__(self): return f'Plot({self.name!r}, {len(self.panels)} panels)'
+
 # %% ../../nbs/956_experiments.plots.ipynb #07552009
 @patch
 def panel(self:Plot,
