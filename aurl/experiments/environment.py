@@ -179,8 +179,9 @@ def _torch_environment(torch):
                 deterministic=torch.are_deterministic_algorithms_enabled())
 
 # %% ../../nbs/035_experiments.environment.ipynb #1d0ce7b2
+@cache
 def _packages():
-    "Return the names and versions of all installed packages, sorted."
+    "Return the names and versions of all installed packages, sorted; reading them takes 0.2 s."
     packages = {d.name.lower(): d.version for d in metadata.distributions() if d.name}
     return dict(sorted(packages.items()))
 
@@ -197,4 +198,4 @@ def environment()->dict:
     env = dict(python=platform.python_version(), platform=platform.platform(), cpu=cpu, cpu_flags=flags,
                cpu_count=os.cpu_count(), ram=_ram(), argv=sys.argv[:20], variables=variables)
     if torch := sys.modules.get('torch'): env |= _torch_environment(torch)
-    return env | dict(packages=_packages())
+    return env | dict(packages=dict(_packages()))
