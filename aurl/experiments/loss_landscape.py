@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..core import AurlError, CheckpointError, ConfigError, ModelError, import_extra
 from .plots import Plot
 from ..models.attention import Rotary, blockwise_settings
-from ..models.transformer import eval_mode
+from ..models.transformer import Transformer, eval_mode
 from ..models.vae_gan import as_model
 from ..tokens.vocab import vocab
 from ..train.checkpoint import load_checkpoint
@@ -252,11 +252,22 @@ def _plain_rotation(self, x, angles):
     cos, sin = (a.to(x.dtype) for a in angles)
     return x*cos + x.roll(x.shape[-1]//2, -1)*sin
 
+def _plain_logits(self, x, feats):
+    "The logits of `Transformer`, with derivatives of every order."
+    x = self.norm(x)
+    keys = self.keyboard(x, feats) if self.keyboard else x.new_zeros(*x.shape[:2], 2*vocab.n_pitches)
+    return self.embed.logits(x) + F.pad(keys, (vocab.NOTE_ON, len(vocab) - vocab.TIME_SHIFT))
+
+_plain_parts = ((blockwise_settings, 'longest', 0), (Rotary, 'forward', _plain_rotation),
+                (Transformer, '_logits', _plain_logits))
+
 @contextlib.contextmanager
 def twice_differentiable():
     "Context manager: layers have second derivatives."
-    with mock.patch.object(blockwise_settings, 'longest', 0), mock.patch.object(Rotary, 'forward', _plain_rotation):
-        with sdpa_kernel(SDPBackend.MATH): yield
+    with contextlib.ExitStack() as stack:
+        for part in _plain_parts: stack.enter_context(mock.patch.object(*part))
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield
 
 # %% ../../nbs/960_experiments.loss_landscape.ipynb #be07bc36
 def hessian(
