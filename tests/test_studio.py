@@ -318,20 +318,25 @@ def free_port():
         return s.getsockname()[1]
 
 
-@pytest.fixture
-def jupyter(tmp_path):
-    "The address of a JupyterLab with the notebook, or a skip."
+def jupyter_lab(folder):
+    "Run a JupyterLab in `folder`: yield its address, and end it afterwards; or skip."
     if importlib.util.find_spec('jupyterlab') is None: pytest.skip("jupyterlab not installed: pip install -e '.[dev]'")
-    notebook(tmp_path / 'studio.ipynb')
     port = free_port()
-    env = {**os.environ, 'PYTHONPATH': str(root), 'JUPYTER_CONFIG_DIR': str(tmp_path / 'config'), 'HOME': str(tmp_path)}
+    env = {**os.environ, 'PYTHONPATH': str(root), 'JUPYTER_CONFIG_DIR': str(folder / 'config'), 'HOME': str(folder)}
     command = [sys.executable, '-m', 'jupyter', 'lab', '--no-browser', '--allow-root', f'--port={port}', '--ip=127.0.0.1',
-               '--IdentityProvider.token=t', f'--ServerApp.root_dir={tmp_path}', '--LabApp.news_url=None']
-    process = subprocess.Popen(command, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+               '--IdentityProvider.token=t', f'--ServerApp.root_dir={folder}', '--LabApp.news_url=None']
+    process = subprocess.Popen(command, env=env, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                start_new_session=True)
     yield f'http://127.0.0.1:{port}'
     os.killpg(process.pid, signal.SIGTERM)
-    process.wait(30)
+    process.wait(60)
+
+
+@pytest.fixture
+def jupyter(tmp_path):
+    "The address of a JupyterLab with the notebook, or a skip."
+    notebook(tmp_path / 'studio.ipynb')
+    yield from jupyter_lab(tmp_path)
 
 
 def answers(url):
@@ -351,17 +356,17 @@ def accept_dialog(tab):
     if button.count(): button.last.click(timeout=5_000)
 
 
-def run_first_cell(tab):
-    "Run the first cell; JupyterLab ignores the keys until its kernel is there."
+def run_first_cell(tab, shown='.aurl-studio'):
+    "Run the first cell until it shows something; JupyterLab ignores the keys until its kernel is there."
     tries = 0
-    while not tab.locator('.aurl-studio').count():
+    while not tab.locator(shown).count():
         tries += 1
         assert tries < 9, 'the cell has not run'
         with contextlib.suppress(Exception):
             accept_dialog(tab)
             tab.locator('.jp-Notebook .cm-content').first.click(timeout=10_000)
             tab.keyboard.press('Shift+Enter')
-            tab.locator('.aurl-studio').first.wait_for(timeout=40_000)
+            tab.locator(shown).first.wait_for(timeout=40_000)
 
 
 def test_widget_in_jupyterlab(browser, jupyter, tmp_path):

@@ -3,7 +3,6 @@ in JupyterLab while its own kernel trains.
 
 Without chromium or playwright the tests are skipped. `AURL_WATCH_SHOTS=FOLDER` keeps screenshots."""
 import contextlib
-import importlib.util
 import math
 import os
 import re
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from common import root
-from test_studio import browser, free_port, notebook, until, wait_for_server  # noqa: F401
+from test_studio import browser, jupyter_lab, notebook, run_first_cell, until, wait_for_server  # noqa: F401
 
 from aurl.experiments.dashboard_page import write_dashboard
 from aurl.experiments.run import Experiment
@@ -283,19 +282,10 @@ learn.fit_budget(steps=100_000, run=run, log_every=5, cbs=[LiveDashboard(run, ev
 @pytest.fixture
 def jupyter(tmp_path, midi):
     "The address of a JupyterLab with a notebook that trains until a file appears, or a skip."
-    if importlib.util.find_spec('jupyterlab') is None: pytest.skip("jupyterlab not installed: pip install -e '.[dev]'")
     places = {k: str(tmp_path / k) for k in ('store', 'runs', 'done')}
     source = 'from fastai.callback.core import Callback, CancelFitException' + LIVE.format(midi=str(midi), **places)
     notebook(tmp_path / 'live.ipynb', source)
-    port = free_port()
-    env = {**os.environ, 'PYTHONPATH': str(root), 'JUPYTER_CONFIG_DIR': str(tmp_path / 'config'), 'HOME': str(tmp_path)}
-    command = [sys.executable, '-m', 'jupyter', 'lab', '--no-browser', '--allow-root', f'--port={port}', '--ip=127.0.0.1',
-               '--IdentityProvider.token=t', f'--ServerApp.root_dir={tmp_path}', '--LabApp.news_url=None']
-    process = subprocess.Popen(command, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               start_new_session=True)
-    yield f'http://127.0.0.1:{port}'
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(60)
+    yield from jupyter_lab(tmp_path)
 
 
 def test_widget_while_its_kernel_trains(browser, jupyter, tmp_path):
@@ -304,12 +294,7 @@ def test_widget_while_its_kernel_trains(browser, jupyter, tmp_path):
     tab = browser.new_page(viewport=dict(width=1300, height=1000))
     tab.goto(f'{jupyter}/lab/tree/live.ipynb?token=t')
     tab.locator('.jp-Notebook .jp-Cell').first.wait_for(timeout=240_000)
-    for _ in range(5):
-        tab.locator('.jp-Notebook .cm-content').first.click()
-        tab.keyboard.press('Shift+Enter')
-        with contextlib.suppress(Exception):
-            tab.locator('.aurl-dash .js-plotly-plot').first.wait_for(timeout=90_000)
-            break
+    run_first_cell(tab, '.aurl-dash .js-plotly-plot')
     def step(): return int(re.sub(r'\D', '', tab.locator('.aurl-dash td[data-label=step]').inner_text()) or 0)
     until(lambda: step() > 10, tab.wait_for_timeout)
     first = step()

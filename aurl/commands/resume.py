@@ -87,7 +87,7 @@ def saved_config(
     return make_config(cls, overrides=fields)
 
 def _comparable(cfg):
-    "The keys of `cfg` that decide whether a run has the same configuration."
+    "Keys of `cfg` that decide whether a run has the same configuration."
     keys = with_absolute_sources(cfg).flat()
     return {k:v for k,v in keys.items() if k.partition('.')[0] not in ('resume', 'out', 'log_level', *_process_keys)}
 

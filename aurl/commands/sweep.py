@@ -90,7 +90,7 @@ def logged_metrics(
 def _numbers(line): return {k:v for k,v in line.items() if isinstance(v, (int, float))}
 
 def _step_of_lowest_loss(lines):
-    "The step of the best `valid_loss`; infinite without a validation."
+    "Step of the best `valid_loss`; infinite without a validation."
     validations = [(l['valid_loss'], l['step']) for l in lines if l.get('valid_loss') is not None]
     return min(validations)[1] if validations else np.inf
 

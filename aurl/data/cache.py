@@ -227,7 +227,7 @@ def _number_text(n):
     return '' if n is None else f'{n:,}'
 
 def _users_text(entry):
-    "Return text that names the damage, or else the runs that use the entry."
+    "The damage, or else the runs that use the entry."
     if entry.reason or not entry.users: return entry.reason
     return entry.users[0].name + (f' and {len(entry.users)-1} more' if len(entry.users) > 1 else '')
 

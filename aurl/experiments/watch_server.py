@@ -6,10 +6,9 @@
 __all__ = ['WatchServer', 'sample_page']
 
 # %% ../../nbs/954_experiments.watch_server.ipynb #14057503
-import gzip, hmac, math, secrets, threading
+import gzip, math, threading
 from functools import cache
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -17,20 +16,19 @@ from urllib.parse import parse_qs, urlsplit
 from fastcore.basics import patch
 
 import aurl
-from ..core import AurlError, ConfigError, to_json
+from ..core import AurlError, to_json
 from .run_view import curve_data, dashboard_data
+from ..local_server import MEDIA_TYPES, LocalHandler, LocalServer, page_files
 from ..midi.read import read_midi
 from ..score.player import player_html
 
 # %% ../../nbs/954_experiments.watch_server.ipynb #17e76b0e
 _FOLDER = Path(aurl.__file__).parent/'assets'/'dashboard'
-_TYPES = {'.html': 'text/html; charset=utf-8', '.js': 'text/javascript; charset=utf-8', '.css': 'text/css; charset=utf-8'}
-_FILES = {f'/{f.name}':f for f in _FOLDER.glob('*') if f.suffix in _TYPES}
+_FILES = page_files(_FOLDER)
 _POLICY = ("default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; frame-src 'self'; "
            "img-src data: blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
 _PLAYER_POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; media-src data:; "
                   "frame-ancestors 'self'; sandbox allow-scripts")
-_HEADERS = {'X-Content-Type-Options': 'nosniff', 'Referrer-Policy': 'no-referrer', 'Cache-Control': 'no-store'}
 
 @cache
 def _plotly_js():
@@ -38,26 +36,9 @@ def _plotly_js():
     return gzip.compress(files('plotly').joinpath('package_data/plotly.min.js').read_bytes(), 5)
 
 # %% ../../nbs/954_experiments.watch_server.ipynb #3724603c
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(LocalHandler):
     "The requests of a page."
-    server_version, sys_version, timeout = 'aurl', '', 60
-    def log_message(self, *args): pass
-
-    def _is_local(self):
-        "Whether the request names this machine."
-        return self.headers.get('Host', '').rpartition(':')[0] in ('127.0.0.1', 'localhost')
-
-    def _has_token(self, query):
-        "Whether a request has the token."
-        given = self.headers.get('X-Aurl-Token') or query.get('token', '')
-        return hmac.compare_digest(given.encode(), self.server.watch.token.encode())
-
-    def _answer(self, status, data=b'', media_type='text/plain; charset=utf-8', policy=_POLICY, **headers):
-        self.send_response(status)
-        headers = {'Content-Security-Policy': policy, 'Content-Type': media_type, 'Content-Length': len(data)} | headers
-        for name, value in (_HEADERS | headers).items(): self.send_header(name, str(value))
-        self.end_headers()
-        self.wfile.write(data)
+    policy = _POLICY
 
 # %% ../../nbs/954_experiments.watch_server.ipynb #a5fd09f0
 @patch
@@ -65,53 +46,44 @@ def do_GET(self:_Handler):
     "The page, its files, and its data."
     address = urlsplit(self.path)
     query = {k: v[0] for k, v in parse_qs(address.query).items()}
-    if not self._is_local(): return self._answer(HTTPStatus.FORBIDDEN, b'not this machine\n')
-    if address.path == '/plotly.min.js': return self._answer(HTTPStatus.OK, _plotly_js(), _TYPES['.js'], **{'Content-Encoding': 'gzip'})
+    if not self.is_local(): return self.answer(HTTPStatus.FORBIDDEN, b'not this machine\n')
+    if address.path == '/plotly.min.js': return self.answer(HTTPStatus.OK, _plotly_js(), MEDIA_TYPES['.js'], Content_Encoding='gzip')
     if address.path in _FILES and address.path != '/index.html': return self._send_file(_FILES[address.path])
-    if not self._has_token(query):
-        return self._answer(HTTPStatus.FORBIDDEN, b'Open the address that aurl watch has printed, with its token.\n')
+    if not self.has_token(self.headers.get('X-Aurl-Token') or query.get('token')):
+        return self.answer(HTTPStatus.FORBIDDEN, b'Open the address that aurl watch has printed, with its token.\n')
     if address.path == '/': return self._send_file(_FILES['/index.html'])
     self._send_data(address.path, query)
 
 # %% ../../nbs/954_experiments.watch_server.ipynb #981de41b
 @patch
-def _send_file(self:_Handler, file): self._answer(HTTPStatus.OK, file.read_bytes(), _TYPES[file.suffix])
+def _send_file(self:_Handler, file): self.answer(HTTPStatus.OK, file.read_bytes(), MEDIA_TYPES[file.suffix])
 
 # %% ../../nbs/954_experiments.watch_server.ipynb #f657bd1b
 @patch
 def _send_data(self:_Handler, path, query):
     "Answer a request for data; one that makes no sense is refused."
-    watch = self.server.watch
+    watch = self.server.owner
     answers = {'/data': watch.data, '/curve': watch.curve, '/sample': watch.player}
-    if path not in answers: return self._answer(HTTPStatus.NOT_FOUND, b'no such page\n')
+    if path not in answers: return self.answer(HTTPStatus.NOT_FOUND, b'no such page\n')
     try: answer = answers[path](query)
     except (KeyError, ValueError, IndexError, AurlError) as e:
-        return self._answer(HTTPStatus.BAD_REQUEST, f'{e}\n'.encode('utf-8', 'replace'))
-    if path == '/sample': return self._answer(HTTPStatus.OK, answer.encode(), _TYPES['.html'], _PLAYER_POLICY)
+        return self.answer(HTTPStatus.BAD_REQUEST, f'{e}\n'.encode('utf-8', 'replace'))
+    if path == '/sample': return self.answer(HTTPStatus.OK, answer.encode(), MEDIA_TYPES['.html'], Content_Security_Policy=_PLAYER_POLICY)
     data = gzip.compress(to_json(answer).encode(), 1)
-    self._answer(HTTPStatus.OK, data, 'application/json', **{'Content-Encoding': 'gzip'})
-
-# %% ../../nbs/954_experiments.watch_server.ipynb #d83b7ebe
-class _Server(ThreadingHTTPServer):
-    daemon_threads, allow_reuse_address = True, True
+    self.answer(HTTPStatus.OK, data, 'application/json', Content_Encoding='gzip')
 
 # %% ../../nbs/954_experiments.watch_server.ipynb #11462b27
-class WatchServer:
+class WatchServer(LocalServer):
     "The dashboard of runs at a local address."
+    handler = _Handler
+
     def __init__(self,
         views:list,   # of `RunView`
         port:int=0,   # 0: any free port
         read_seconds:float=1., # most time for reading logs in one request
     ):
-        self.views, self.token, self.read_seconds = views, secrets.token_urlsafe(24), read_seconds
-        self.lock, self.thread = threading.Lock(), None
-        try: self.server = _Server(('127.0.0.1', port), _Handler)
-        except (OSError, OverflowError) as e:
-            raise ConfigError(f'port={port}: {getattr(e, "strerror", None) or e}', way_out='give another port, or leave it out') from e
-        self.server.watch = self
-
-    @property
-    def url(self): return f'http://127.0.0.1:{self.server.server_port}/?token={self.token}'
+        self.views, self.read_seconds, self.lock = views, read_seconds, threading.Lock()
+        super().__init__(port)
 
 # %% ../../nbs/954_experiments.watch_server.ipynb #083d2aec
 def _known_lines(text): return [int(n) for n in text.split(',')[:100] if n.strip()]
@@ -162,17 +134,3 @@ def sample_page(
     "The player of a MIDI file as an HTML page."
     body = player_html(read_midi(path), title=Path(path).stem, seconds=seconds, width=720)
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>sample</title><body style="margin:4px">{body}</body></html>'
-
-# %% ../../nbs/954_experiments.watch_server.ipynb #cf38aba8
-@patch
-def start(self:WatchServer):
-    "Serve in a thread."
-    self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-    self.thread.start()
-    return self
-
-@patch
-def close(self:WatchServer):
-    "End the server."
-    if self.thread is not None: self.server.shutdown()
-    self.server.server_close()

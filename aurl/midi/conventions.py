@@ -71,7 +71,7 @@ _NOTES, _PROGRAMS = re.compile(rb'[\x90-\x9f]'), re.compile(rb'[\xc0-\xcf]')
 def _channels_with(events, kind): return {e.channel for e in events if e.is_kind(kind)}
 
 def _sets_programs_elsewhere(bodies):
-    "Whether a track without notes changes programs."
+    "Whether a track without notes sets programs."
     silent = [b for b in bodies if _PROGRAMS.search(b) and not _NOTES.search(b)]
     return len(bodies) > 1 and any(_channels_with(_parse_track(b), 0xc0) for b in silent)
 

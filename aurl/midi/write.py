@@ -106,7 +106,7 @@ def _tempo_block(at, us):
     return _block(at, _BANK, 0xff, 0x51, 3, us >> 16, us >> 8 & 255, us & 255)
 
 def _tempo_blocks(tempos):
-    "Return a block: each tick's last tempo."
+    "A block: each tick's last tempo."
     if not len(tempos): return []
     t = tempos.numpy()
     last = dict(zip(t['time'].tolist(), t['mspq'].tolist()))

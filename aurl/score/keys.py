@@ -92,7 +92,7 @@ _profiles = dict(
                [.712,.084,.474,.618,.049,.460,.105,.747,.404,.067,.133,.330]))
 
 def _profile_weights(profile):
-    "Return the weights of the scale degrees in major and in minor."
+    "Weights of the scale degrees in major and in minor."
     if profile in _profiles: return _profiles[profile]
     raise CorpusError(f'no key profile is called {profile!r}', way_out=f'there are {", ".join(_profiles)}')
 

@@ -115,7 +115,7 @@ def _run_of_merges(tokens, i):
     return i
 
 def _exchanged(paths, tokens):
-    "Return `paths` after each pair of `*x` changed places."
+    "`paths` after each pair of `*x` changed places."
     paths, at = list(paths), [i for i,t in enumerate(tokens) if t == '*x']
     for i,j in zip(at[::2], at[1::2]): paths[i], paths[j] = paths[j], paths[i]
     return paths

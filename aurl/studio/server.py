@@ -6,13 +6,9 @@
 __all__ = ['frame', 'StudioServer']
 
 # %% ../../nbs/838_studio.server.ipynb #a1ef0eb5
-import hmac
 import json
 import queue
-import secrets
-import threading
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,16 +16,14 @@ from fastcore.basics import patch
 
 import aurl
 from ..core import ConfigError, to_json
+from ..local_server import MEDIA_TYPES, LocalHandler, LocalServer, page_files
 from .session import Session
 
 # %% ../../nbs/838_studio.server.ipynb #fb3b83bd
 _FOLDER = Path(aurl.__file__).parent/'assets'/'studio'
-_TYPES = {'.html': 'text/html; charset=utf-8', '.js': 'text/javascript; charset=utf-8', '.css': 'text/css; charset=utf-8'}
-_FILES = {f'/{f.name}':f for f in _FOLDER.glob('*') if f.suffix in _TYPES}
+_FILES = page_files(_FOLDER)
 _POLICY = ("default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
            "media-src blob:; img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
-_HEADERS = {'Content-Security-Policy': _POLICY, 'X-Content-Type-Options': 'nosniff', 'Referrer-Policy': 'no-referrer',
-            'Cache-Control': 'no-store'}
 _MAX_BODY = 9_000_000                                    # bytes
 
 # %% ../../nbs/838_studio.server.ipynb #b3afc012
@@ -53,25 +47,9 @@ class _Page:
         except queue.Empty: return frame(dict(type='alive'))
 
 # %% ../../nbs/838_studio.server.ipynb #f57666b0
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(LocalHandler):
     "The requests of a page."
-    server_version, sys_version, timeout = 'aurl', '', 60
-    def log_message(self, *args): pass
-
-    def _is_local(self):
-        "Whether the request names this machine."
-        return self.headers.get('Host', '').rpartition(':')[0] in ('127.0.0.1', 'localhost')
-
-    def _has_token(self, given):
-        "Whether `given` is the token of the server."
-        return hmac.compare_digest((given or '').encode(), self.server.studio.token.encode())
-
-    def _answer(self, status, data=b'', media_type='text/plain; charset=utf-8'):
-        self.send_response(status)
-        for name, value in {**_HEADERS, 'Content-Type': media_type, 'Content-Length': len(data)}.items():
-            self.send_header(name, str(value))
-        self.end_headers()
-        self.wfile.write(data)
+    policy = _POLICY
 
 # %% ../../nbs/838_studio.server.ipynb #b0d63997
 @patch
@@ -79,23 +57,21 @@ def do_GET(self:_Handler):
     "The page, its files, and the stream of messages."
     address = urlsplit(self.path)
     token = parse_qs(address.query).get('token', [''])[0]
-    if not self._is_local(): return self._answer(HTTPStatus.FORBIDDEN, b'not this machine\n')
+    if not self.is_local(): return self.answer(HTTPStatus.FORBIDDEN, b'not this machine\n')
     if address.path == '/messages': return self._stream()
-    if address.path == '/' and not self._has_token(token):
-        return self._answer(HTTPStatus.FORBIDDEN, b'Open the address that aurl studio has printed, with its token.\n')
+    if address.path == '/' and not self.has_token(token):
+        return self.answer(HTTPStatus.FORBIDDEN, b'Open the address that aurl studio has printed, with its token.\n')
     file = _FILES.get('/index.html' if address.path == '/' else address.path)
-    if file is None: return self._answer(HTTPStatus.NOT_FOUND, b'no such page\n')
-    self._answer(HTTPStatus.OK, file.read_bytes(), _TYPES[file.suffix])
+    if file is None: return self.answer(HTTPStatus.NOT_FOUND, b'no such page\n')
+    self.answer(HTTPStatus.OK, file.read_bytes(), MEDIA_TYPES[file.suffix])
 
 # %% ../../nbs/838_studio.server.ipynb #66139fac
 @patch
 def _stream(self:_Handler):
     "Send messages until the page is closed."
-    if not self._has_token(self.headers.get('X-Aurl-Token')): return self._answer(HTTPStatus.FORBIDDEN)
-    studio, page = self.server.studio, _Page()
-    self.send_response(HTTPStatus.OK)
-    for name, value in {**_HEADERS, 'Content-Type': 'application/octet-stream'}.items(): self.send_header(name, value)
-    self.end_headers()
+    if not self.has_token(self.headers.get('X-Aurl-Token')): return self.answer(HTTPStatus.FORBIDDEN)
+    studio, page = self.server.owner, _Page()
+    self.begin(HTTPStatus.OK, Content_Type='application/octet-stream')
     studio.session.listeners.append(page)
     try:
         self.wfile.write(b'\n')
@@ -116,48 +92,30 @@ def _parse_action(body):
 @patch
 def do_POST(self:_Handler):
     "An action of the page."
-    if not (self._is_local() and self._has_token(self.headers.get('X-Aurl-Token'))):
-        return self._answer(HTTPStatus.FORBIDDEN)
+    if not (self.is_local() and self.has_token(self.headers.get('X-Aurl-Token'))):
+        return self.answer(HTTPStatus.FORBIDDEN)
     length = self.headers.get('Content-Length', '')
-    if not length.isdigit() or int(length) > _MAX_BODY: return self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    if not length.isdigit() or int(length) > _MAX_BODY: return self.answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     try: message, data = _parse_action(self.rfile.read(int(length)))
-    except ConfigError: return self._answer(HTTPStatus.BAD_REQUEST)
-    self.server.studio.session.do(message, data)
-    self._answer(HTTPStatus.NO_CONTENT)
-
-# %% ../../nbs/838_studio.server.ipynb #a4fd1378
-class _Server(ThreadingHTTPServer):
-    daemon_threads, allow_reuse_address = True, True
+    except ConfigError: return self.answer(HTTPStatus.BAD_REQUEST)
+    self.server.owner.session.do(message, data)
+    self.answer(HTTPStatus.NO_CONTENT)
 
 # %% ../../nbs/838_studio.server.ipynb #84c4eb0b
-class StudioServer:
+class StudioServer(LocalServer):
     "The studio at a local address."
+    handler = _Handler
+
     def __init__(self,
         session:Session,
         port:int=0, # 0: any free port
     ):
-        self.session, self.token, self.closed = session, secrets.token_urlsafe(24), False
-        try: self.server = _Server(('127.0.0.1', port), _Handler)
-        except (OSError, OverflowError) as e:
-            raise ConfigError(f'port={port}: {getattr(e, "strerror", None) or e}', way_out='give another port, or leave it out') from e
-        self.server.studio, self.thread = self, None
+        self.session, self.closed = session, False
+        super().__init__(port)
 
-    @property
-    def url(self): return f'http://127.0.0.1:{self.server.server_port}/?token={self.token}'
-
-# %% ../../nbs/838_studio.server.ipynb #21a1b0f9
-@patch
-def start(self:StudioServer):
-    "Serve in a thread."
-    self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-    self.thread.start()
-    return self
-
-@patch
-def close(self:StudioServer):
-    "End the server and its session."
-    self.closed = True
-    self.session.say(dict(type='alive'))
-    if self.thread is not None: self.server.shutdown()
-    self.server.server_close()
-    self.session.close()
+    def close(self):
+        "End the server and its session."
+        self.closed = True
+        self.session.say(dict(type='alive'))
+        super().close()
+        self.session.close()

@@ -239,7 +239,7 @@ def _is_borrowed(self:ProgramTable, slot):
 def slot_name(self:ProgramTable,
     slot:int, # family in the ids
 )->str:
-    "Return the display name of a slot."
+    "Display name of a slot."
     if not self._is_borrowed(slot): return family_names[slot]
     return f'{program_names[self._most_frequent_program(slot)]} (voice kept apart)'
 

@@ -121,7 +121,7 @@ def _measures(): return ('length', 'complexity', 'musical', *difficulty_aspects,
 def _is_measure(name): return match_name(name, _measures()) in _measures()     # under its present or former name
 
 def _check_measure(name):
-    "Return `name` if pieces can be ordered by it."
+    "`name`, if pieces can be ordered by it."
     names = list(_measures())
     if _is_measure(name): return name
     raise ConfigError(f'no curriculum by {name!r}{suggest(name, names)}', way_out=f"choose from {', '.join(names)}")
