@@ -72,9 +72,9 @@ def _check_infilling(c):
 def _check_waves(c):
     "Raise a `ValueError` for waves in parts that need plain vectors."
     if c.mode == 'vae_gan' and c.embedding != 'table':
-        raise ValueError(f'mode=vae_gan mixes the vectors of ids, which embedding={c.embedding} does not have')
+        raise ValueError(f'embedding={c.embedding}: mode=vae_gan mixes the vectors of ids; say embedding=table')
     if c.attention == 'wave_intensity' and c.d_model//c.n_heads < 3:
-        raise ValueError(f'attention=wave_intensity needs heads of 3 dimensions, not d_model/n_heads={c.d_model//c.n_heads}')
+        raise ValueError(f'attention=wave_intensity: it needs heads of 3 dimensions, not d_model/n_heads={c.d_model//c.n_heads}')
 
 def _one_of(value, names):
     "Return `value`; `ValueError` unless it is one of `names`."
