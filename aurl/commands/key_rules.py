@@ -209,18 +209,14 @@ _model_rules = [
         'model_overrides.attention={c.model_config.attention} has no block summaries',
         'say model_overrides.attention=hierarchical',
     ),
-    key_rule(
-        'model_overrides.layer_embeddings',
-        _has_several_layers,
-        'it applies to the layers after the first, and the model has one layer',
-        'say model_overrides.n_layers=2',
-    ),
-    key_rule(
-        'recompute',
-        is_set('model_config.checkpoint'),
-        'model_overrides.checkpoint=false stores all activations',
-        'say model_overrides.checkpoint=true',
-    ),
+    key_rule('model_overrides.waves', is_one_of('model_config.embedding', 'wave', 'mass'),
+             'model_overrides.embedding={c.model_config.embedding} has no waves', 'say model_overrides.embedding=wave'),
+    key_rule('model_overrides.harmonics', is_one_of('model_config.embedding', 'wave'),
+             'model_overrides.embedding={c.model_config.embedding} has no harmonics', 'say model_overrides.embedding=wave'),
+    key_rule('model_overrides.layer_embeddings', _has_several_layers,
+             'it applies to the layers after the first, and the model has one layer', 'say model_overrides.n_layers=2'),
+    key_rule('recompute', is_set('model_config.checkpoint'),
+             'model_overrides.checkpoint=false stores all activations', 'say model_overrides.checkpoint=true'),
 ]
 
 # %% ../../nbs/970_commands.key_rules.ipynb #6634698a

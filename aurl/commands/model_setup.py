@@ -35,6 +35,9 @@ def _reject_model_overrides(cfg):
     if cfg.loader.infill and cfg.mode != 'transformer':
         raise ConfigError(f'loader.infill={cfg.loader.infill:g} in mode={cfg.mode}: a latent is that of music in its order',
                           way_out='say mode=transformer, or leave infill out')
+    if cfg.mode == 'vae_gan' and (kind := cfg.model_overrides.get('embedding', 'table')) != 'table':
+        raise ConfigError(f'model_overrides.embedding={kind} in mode=vae_gan: the critic reads mixtures of the vectors of ids',
+                          way_out='leave embedding out, or say mode=vae')
     if 'conditions' in cfg.model_overrides:
         raise ConfigError('model_overrides.conditions cannot be set; their values are read from the data',
                           way_out='say loader.conditions=[key, composer]')

@@ -152,6 +152,13 @@ class Segments:
         self.at = self.window.new_ones(len(self.window)).cumsum(0) - 1 - (count.cumsum(0) - count)[self.window]
         self.size = len(count), int(count.max())
 
+    @property
+    def position_in_window(self):
+        "Position of each id in its window, (batch, time); 0 outside of windows."
+        out = self.window_of_position.new_zeros(self.window_of_position.numel())
+        out[self.positions] = self.at
+        return out.view_as(self.window_of_position)
+
     @classmethod
     def of(cls, state):
         "Return the segments in the state of a batch, or None."

@@ -18,21 +18,24 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .attention import Rotary
-from .local import Attention, AttentionSpan  # registers all kinds of attention
+from . import wave_intensity, wave_kernels     # register their kinds of attention
+from .local import Attention, AttentionSpan
+from .wave_activation import activations
 from ..tokens.grammar import Grammar, State, grammar, array_module
 from ..tokens.transitions import beat_unit, n_keys, pedal_column
 from ..tokens.vocab import vocab
 
 # %% ../../nbs/615_models.blocks.ipynb #7c0a3856
 class FeedForward(nn.Sequential):
-    "Two-layer feed-forward network with GELU, applied to each position."
+    "Two-layer feed-forward network, applied to each position."
     def __init__(self,
         d_model:int,      # width of the model
         d_ff:int,         # hidden width
         dropout:float=0., # dropout of the output
+        activation:str='gelu', # name in `activations`
     ):
         up, down = nn.Linear(d_model, d_ff, bias=False), nn.Linear(d_ff, d_model, bias=False)
-        super().__init__(up, nn.GELU(), down, nn.Dropout(dropout))
+        super().__init__(up, activations[activation](), down, nn.Dropout(dropout))
 
 # %% ../../nbs/615_models.blocks.ipynb #24ae2706
 class Block(nn.Module):
@@ -44,11 +47,12 @@ class Block(nn.Module):
         dropout:float=0.,      # dropout of both parts
         attention:str='full',  # name of a kind of attention
         span:AttentionSpan=AttentionSpan(),   # range of bounded kinds of attention
+        activation:str='gelu', # of the feed-forward network
     ):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(d_model, bias=False), nn.LayerNorm(d_model, bias=False)
         self.attention = Attention(d_model, n_heads, dropout, attention, span)
-        self.feed = FeedForward(d_model, d_ff, dropout)
+        self.feed = FeedForward(d_model, d_ff, dropout, activation)
 
 # %% ../../nbs/615_models.blocks.ipynb #3484ac50
 @patch
@@ -174,6 +178,7 @@ def scan_roll(
 # %% ../../nbs/615_models.blocks.ipynb #74d9f570
 class MusicEmbedding(nn.Module):
     "Embedding of ids and musical features, and tied output logits."
+    needs_positions = False # whether the vector of an id depends on its position
     def __init__(self,
         d_model:int,                          # width
         features:tuple=tuple(feature_sizes),  # names of musical features; may be empty
@@ -186,6 +191,10 @@ class MusicEmbedding(nn.Module):
         nn.init.normal_(self.table.weight, std=.02)
         if self.project: nn.init.zeros_(self.project.weight)
 
+    def lookup(self, ids:Tensor, positions=None)->Tensor:
+        "Vectors (batch, time, d_model) of ids, without their features."
+        return self.table(ids)
+
     def logits(self, x:Tensor)->Tensor:
         "Logits (…, 774) of vectors (…, d_model)."
         return F.linear(x, self.table.weight)
@@ -194,9 +203,11 @@ class MusicEmbedding(nn.Module):
 def forward(self:MusicEmbedding,
     ids:Tensor,    # (batch, time) int64
     features=None, # (batch, time, size), or None
+    positions=None, # (time,) or (batch, time) in the piece; None: from 0 on
 )->Tensor:         # (batch, time, d_model)
     "Embed ids with their features."
-    x = self.table(ids)
+    if positions is None: positions = torch.arange(ids.shape[1], device=ids.device)
+    x = self.lookup(ids, positions)
     return x if self.project is None else x + self.project(features)
 
 # %% ../../nbs/615_models.blocks.ipynb #0941c41d

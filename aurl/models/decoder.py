@@ -314,7 +314,8 @@ def set_roles(self:NumpyDecoder, vectors):
 def _is_supported(model):
     "Whether `model` is a plain transformer in 32 bits with full attention, on a CPU."
     p, c = next(model.parameters()), model.config
-    return (p.device.type, p.dtype, c.mode, c.attention) == ('cpu', torch.float32, 'transformer', 'full')
+    plain = (c.mode, c.attention, c.embedding, c.feed_forward) == ('transformer', 'full', 'table', 'gelu')
+    return plain and (p.device.type, p.dtype) == ('cpu', torch.float32)
 
 def _complete_weights(trunk):
     "`DecoderWeights` of `trunk`; None if it has other parameters."

@@ -17,6 +17,8 @@ from .blocks import feature_sizes
 from .conditioning import ConditionSpec
 from .discriminator import check_critic, default_scale_weights
 from .latent import latent_levels, priors
+from .wave_activation import activations
+from .wave_embedding import embeddings
 
 # %% ../../nbs/657_models.model_config.ipynb #84958ea4
 def _check_heads(c):
@@ -67,6 +69,13 @@ def _check_infilling(c):
 
 
 # %% ../../nbs/657_models.model_config.ipynb #fc9df715
+def _check_waves(c):
+    "Raise a `ValueError` for waves in parts that need plain vectors."
+    if c.mode == 'vae_gan' and c.embedding != 'table':
+        raise ValueError(f'embedding={c.embedding}: mode=vae_gan mixes the vectors of ids; say embedding=table')
+    if c.attention == 'wave_intensity' and c.d_model//c.n_heads < 3:
+        raise ValueError(f'attention=wave_intensity: it needs heads of 3 dimensions, not d_model/n_heads={c.d_model//c.n_heads}')
+
 def _one_of(value, names):
     "Return `value`; `ValueError` unless it is one of `names`."
     if value not in names: raise ValueError(f'choose one of {", ".join(names)}')
@@ -83,6 +92,10 @@ class ModelConfig(Config):
     d_ff: int = Field(0, ge=0)                   # dimension of the feed-forward networks; 0 for 4*d_model
     dropout: float = Field(0., ge=0, lt=1)       # dropout probability, in all layers
     attention: str = 'full'                      # attention pattern
+    embedding: str = 'table'                     # embedding of the ids: table, or waves: wave, mass
+    feed_forward: str = 'gelu'                   # activation of the feed-forward networks: gelu, or wave
+    waves: int = Field(48, ge=1)                 # wave, mass: waves per id
+    harmonics: int = Field(4, ge=1)              # wave: multiples of each frequency
     window: int = Field(512, ge=1)               # positions that sliding-window attention attends to
     block: int = Field(256, ge=1)                # block size of hierarchical attention
     summary: int = Field(64, ge=1)               # positions per summary in hierarchical attention
@@ -109,6 +122,14 @@ class ModelConfig(Config):
     @classmethod
     def _valid_attention(cls, v): return _one_of(v, attentions)
 
+    @field_validator('embedding')
+    @classmethod
+    def _valid_embedding(cls, v): return _one_of(v, embeddings)
+
+    @field_validator('feed_forward')
+    @classmethod
+    def _valid_feed_forward(cls, v): return _one_of(v, activations)
+
     @field_validator('prior')
     @classmethod
     def _valid_prior(cls, v): return _one_of(v, priors)
@@ -122,7 +143,8 @@ class ModelConfig(Config):
 
     @model_validator(mode='after')
     def _consistent(self):
-        for check in (_check_attention, _check_latent, _check_critic, _check_keyboard, _check_infilling): check(self)
+        for check in (_check_attention, _check_latent, _check_critic, _check_keyboard, _check_infilling, _check_waves):
+            check(self)
         return self
 
 # %% ../../nbs/657_models.model_config.ipynb #23ac5f54

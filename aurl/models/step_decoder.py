@@ -266,7 +266,8 @@ def _is_supported(model):
     "Whether `CompiledDecoder` can compute the steps of a model."
     p, c = next(model.parameters()), model.config
     if c.d_model % lanes or c.d_model//c.n_heads % lanes: return False
-    return (p.device.type, p.dtype, c.mode, c.attention) == ('cpu', torch.float32, 'transformer', 'full')
+    plain = (c.mode, c.attention, c.embedding, c.feed_forward) == ('transformer', 'full', 'table', 'gelu')
+    return plain and (p.device.type, p.dtype) == ('cpu', torch.float32)
 
 def _complete_weights(model, precision):
     "`StepWeights` of a model; None if it is not supported or has other parameters."

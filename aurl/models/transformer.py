@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import AttentionSpan, Rotary, attentions
-from .blocks import Block, KeyboardConv, MusicEmbedding, feature_sizes
+from .blocks import Block, KeyboardConv, feature_sizes
+from .wave_embedding import WaveSizes, make_embedding
 from ..data.batching import Segments
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
@@ -53,18 +54,21 @@ class Transformer(nn.Module):
         d_ff:int=None,         # hidden width of the feed-forward networks; None: 4·d_model
         dropout:float=0.,      # dropout of embedding and layers
         attention:str='full',  # kind of attention
+        embedding:str='table', # kind of embedding (`617_models.wave_embedding`)
+        activation:str='gelu', # of the feed-forward networks
         features:tuple=tuple(feature_sizes), # names of musical features
         keyboard:int=16,       # channels of the keyboard convolution; 0: none
         span:AttentionSpan=AttentionSpan(),   # range of bounded kinds of attention
+        waves:WaveSizes=WaveSizes(), # sizes of a wave embedding
         checkpoint:bool=False, # activation checkpointing: recompute layers in the backward pass
         layer_embeddings:bool=False, # add an embedding table to each layer after the first
     ):
         super().__init__()
-        self.embed = MusicEmbedding(d_model, features)
+        self.embed = make_embedding(embedding, d_model, features, waves)
         self.drop = nn.Dropout(dropout)
         self.rotary = Rotary(d_model//n_heads)
-        layers = [Block(d_model, n_heads, d_ff or 4*d_model, dropout, attention, span) for _ in range(n_layers)]
-        self.blocks = nn.ModuleList(layers)
+        layer = functools.partial(Block, d_model, n_heads, d_ff or 4*d_model, dropout, attention, span, activation)
+        self.blocks = nn.ModuleList(layer() for _ in range(n_layers))
         self.norm = nn.LayerNorm(d_model, bias=False)
         self.keyboard = KeyboardConv(d_model, keyboard) if keyboard else None
         has_tables = layer_embeddings and n_layers > 1
@@ -115,10 +119,17 @@ def _features(self:Transformer, ids, state, segments, after):
     return segments.map_windows(functools.partial(self._window_features, state), vocab.PAD)(ids), None
 
 @patch
-def _inputs(self:Transformer, ids, state, segments, after):
+def _positions(self:Transformer, ids, segments, start):
+    "Positions of `ids` in their windows, for an embedding that depends on them."
+    if not self.embed.needs_positions: return None
+    if segments is not None: return segments.position_in_window
+    return torch.arange(start, start + ids.shape[1], device=ids.device)
+
+@patch
+def _inputs(self:Transformer, ids, state, segments, after, positions=None):
     "Input vectors, their features and the state after `ids`."
     feats, end = self._features(ids, state, segments, after)
-    return self.embed(ids, feats), feats, end
+    return self.embed(ids, feats, positions), feats, end
 
 # %% ../../nbs/620_models.transformer.ipynb #4a9606a8
 @patch
@@ -177,7 +188,8 @@ def forward(self:Transformer,
     start, caches = (0, [None]*len(self.blocks)) if cache is None else (len(cache), cache.layers)
     if cache is not None and cache.state is not None: state = cache.state
     layer_vectors = None
-    if precomputed is None: x, feats, end = self._inputs(ids, state, parts or segments, cache is not None)
+    positions = self._positions(ids, segments, start)
+    if precomputed is None: x, feats, end = self._inputs(ids, state, parts or segments, cache is not None, positions)
     else: x, feats, end, *layer_vectors = precomputed
     if hidden_mask is not None: x, feats = self._hide(x, feats, hidden_mask)
     layer_vectors = layer_vectors[0] if layer_vectors else self._layer_vectors(ids, hidden_mask)

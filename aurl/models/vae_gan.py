@@ -32,6 +32,7 @@ from .model_files import shapes_of, write_model_folder
 from .pretrained import pretrained_names
 from .transformer import ModelCache, Transformer, eval_mode, n_parameters
 from .vae import Latent, cumulative_steps
+from .wave_embedding import WaveSizes
 from ..data.batching import Segments
 from ..tokens.codec import get_codec
 from ..tokens.grammar import State
@@ -47,9 +48,12 @@ def _make_trunk(c):
         d_ff=c.d_ff or None,
         dropout=c.dropout,
         attention=c.attention,
+        embedding=c.embedding,
+        activation=c.feed_forward,
         features=c.features,
         keyboard=c.keyboard,
         span=AttentionSpan(c.window, c.block, c.summary),
+        waves=WaveSizes(c.waves, c.harmonics),
         checkpoint=c.checkpoint,
         layer_embeddings=c.layer_embeddings,
     )

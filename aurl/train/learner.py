@@ -31,6 +31,7 @@ from ..data.batching import Segments
 from ..data.loaders import WindowLoader
 from ..data.token_store import TokenStore
 from ..models.vae_gan import as_model
+from ..models.wave_embedding import MassEmbedding
 from ..tokens.programs import programs_of
 from ..tokens.vocab import vocab
 from ..losses.base import MusicLoss, grammar_loss
@@ -236,6 +237,12 @@ def _data_loaders(store, split, model, loader, make_train_loader, transpose, dev
         device=device,
     )
 
+def _set_masses(model, store, train):
+    "Give a new embedding of masses the occurrences of the ids in the training pieces."
+    embed = model.trunk.embed
+    if not isinstance(embed, MassEmbedding) or not embed.is_new: return
+    embed.set_counts(sum(torch.bincount(torch.as_tensor(store[int(i)].astype('int64')), minlength=len(vocab)) for i in train))
+
 def _default_optimizer(lr, wd):
     "Arguments of a Learner for `MuonAdamW`."
     optimizer = partial(MuonAdamW, wd=wd)
@@ -289,6 +296,7 @@ def music_learner(
     if hasattr(store, 'pieces'): model.programs = programs_of(store) or None
     device = pick_device(device)
     split = store.split(valid, seed) if isinstance(valid, (int, float)) else valid
+    _set_masses(model, store, split[0])
     windows = dict(length=length, batch_size=batch_size, seed=seed)
     dls = _data_loaders(store, split, model, loader, make_train_loader, transpose, device, **windows)
     # of the training split alone

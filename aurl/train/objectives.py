@@ -21,7 +21,7 @@ from ..distributed import all_gather_objects, world_size
 from ..data.batching import Segments
 from ..tokens.grammar import State
 from ..tokens.vocab import vocab
-from ..losses import latent_penalties, musical, rules, texture   # imported to register their losses
+from ..losses import latent_penalties, musical, rules, spectral, texture   # imported to register their losses
 from .budget import Budget, RunLog
 from ..losses.base import LossInputs, find_loss, losses
 

@@ -25,6 +25,7 @@ from ..device import amp_dtype, autocast
 from ..tokens.vocab import vocab
 from .precision import Autocast
 from .muon import MuonAdamW, muon_param_groups
+from .resonant import DampedOscillator, ResonantAdamW
 
 # %% ../../nbs/746_train.optimizers.ipynb #93f39ff6
 model_parts = dict(
@@ -80,6 +81,7 @@ def _part_fault(parts):
     return None if bad is None else f'{bad!r} is not a part of a model{suggest(bad, model_parts)}'
 
 # %% ../../nbs/746_train.optimizers.ipynb #e15e06f0
+_own_optimizers = dict(muon=MuonAdamW, resonant=ResonantAdamW, oscillator=DampedOscillator)
 _torch_optimizers = {
     name.lower(): name for name in (
         'Adadelta Adafactor Adagrad Adam AdamW Adamax ASGD NAdam RAdam RMSprop Rprop SGD'
@@ -120,7 +122,7 @@ def optimizer_names()->list:
     try: import pytorch_optimizer
     except ImportError: more = ()
     else: more = ['sophia', *pytorch_optimizer.get_supported_optimizers()]
-    return sorted({'muon', *_torch_optimizers, *more} - set(_unsupported))
+    return sorted({*_own_optimizers, *_torch_optimizers, *more} - set(_unsupported))
 
 # %% ../../nbs/746_train.optimizers.ipynb #00feea5a
 def check_optimizer_name(
@@ -128,10 +130,10 @@ def check_optimizer_name(
 )->str:      # its key
     "Normalize the name of an optimizer; the error suggests the nearest name, or what to install."
     key = str(name).lower().replace('-', '').replace('_', '')
-    if key in {'muon', *_torch_optimizers} - set(_unsupported): return key   # pytorch-optimizer takes long to import
+    if key in {*_own_optimizers, *_torch_optimizers} - set(_unsupported): return key   # pytorch-optimizer takes long to import
     available = optimizer_names()
     if key in available: return key
-    choices = f"choose from {', '.join(['muon', *_torch_optimizers, *_extra_optimizers])}"
+    choices = f"choose from {', '.join([*_own_optimizers, *_torch_optimizers, *_extra_optimizers])}"
     if key in _unsupported:
         raise ConfigError(f'optimizer={name} cannot be used here: it {_unsupported[key]}', way_out=choices)
     if key in _extra_optimizers: import_extra('pytorch_optimizer', 'optim')
@@ -179,6 +181,8 @@ def _sophia():
 # %% ../../nbs/746_train.optimizers.ipynb #2ed370c6
 default_lrs = dict(
     muon=4e-3,
+    resonant=4e-3,
+    oscillator=1e-1,
     adamw=4e-3,
     adam=4e-3,
     nadam=4e-3,
@@ -207,7 +211,7 @@ default_lrs = dict(
 )
 
 # %% ../../nbs/746_train.optimizers.ipynb #d56e917d
-_coupled_decay = {'adam', 'adamax', 'nadam', 'radam', 'sgd', 'rmsprop', 'adagrad', 'adadelta', 'asgd', 'rprop'}
+_coupled_decay = {'adam', 'oscillator', 'adamax', 'nadam', 'radam', 'sgd', 'rmsprop', 'adagrad', 'adadelta', 'asgd', 'rprop'}
 _default_options = dict(
     sgd=dict(momentum=0.9, nesterov=True), sophia=dict(p=0.04, betas=(0.965, 0.99)), adamw=dict(betas=(0.9, 0.95))
 )
@@ -272,6 +276,7 @@ def _weight_decay(self:OptimizerConfig):
 def _optimizer_class(self:OptimizerConfig):
     "The optimizer's class, or a partial application of it."
     if self.name == 'muon': return partial(MuonAdamW, wd=self._weight_decay)
+    if self.name in _own_optimizers: return _own_optimizers[self.name]
     if self.name in _torch_optimizers: return getattr(torch.optim, _torch_optimizers[self.name])
     if self.name == 'sophia': return _sophia()
     return import_extra('pytorch_optimizer', 'optim').load_optimizer(self.name)
