@@ -94,7 +94,7 @@ def chord_space(
     size:int=3,        # number of coordinates; one more if it would divide a pair of equal singular values
 )->np.ndarray:         # (24, size) coordinates of the triads, of norm 1
     "Place the triads in a space in which chords of the same surroundings are near."
-    if not counts.sum(): raise CorpusError('there are no pairs of triads', way_out='give pieces with two chords or more')
+    if not counts.sum(): raise CorpusError('there are no pairs of triads', way_out='give pieces with more chords')
     vectors, values, _ = np.linalg.svd(_ppmi(counts))
     while size < len(values) and np.isclose(values[size], values[size-1], rtol=1e-6): size += 1
     points = vectors[:,:size]*np.sqrt(values[:size])

@@ -57,7 +57,8 @@ class ChordTransitions:
         self.counts, self.frequency, self.pieces = counts, frequency, pieces
     def __len__(self): return len(self.frequency)
     def __repr__(self):
-        return f'ChordTransitions: {int(self.counts.to_numpy().sum()):,} transitions of {len(self)} chords in {self.pieces} pieces'
+        n = int(self.counts.to_numpy().sum())
+        return f'ChordTransitions: {n:,} transitions of {len(self)} chords in {self.pieces} pieces'
 
 def _pairs(progression): return zip(progression['numerals'], progression['numerals'][1:])
 

@@ -78,7 +78,8 @@ def template_table(
     for mode in ('major', 'minor'):
         own = [r for r in rows if r['mode'] == mode]
         found = pd.concat([common_progressions(own, n, min_pieces) for n in sizes])
-        out += [dict(mode=mode, progression=p, pieces=int(n)) for p,n in _longest(dict(zip(found.progression, found.pieces)))]
+        longest = _longest(dict(zip(found.progression, found.pieces)))
+        out += [dict(mode=mode, progression=p, pieces=int(n)) for p,n in longest]
     return sorted(out, key=lambda t: (t['mode'], -t['pieces'], t['progression']))
 
 def _triads(numerals):
@@ -101,6 +102,6 @@ def progression_templates(
     folder = Path(aurl.__file__).parent/'assets'/'progressions'
     names = sorted(f.stem for f in folder.glob('*.yaml'))
     if name not in names:
-        raise CorpusError(f'no templates are called {name!r}{suggest(name, names)}', way_out=f"there are {', '.join(names)}")
+        raise CorpusError(f'no templates are called {name!r}{suggest(name, names)}', way_out=f'there are {names}')
     content = yaml.safe_load((folder/f'{name}.yaml').read_text(encoding='utf-8'))
     return pd.DataFrame(content['progressions'])
