@@ -13,19 +13,20 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'fit_tempo_map', 'estimate_key', 'Corpus', 'Piece', 'corpus_from', 'split_pieces', 'Duplicates',
            'find_duplicates', 'Split', 'make_split', 'read_split', 'PhraseConfig', 'phrase_corpus', 'CleanConfig',
            'CleanReport', 'clean', 'AugmentConfig', 'Augmentation', 'augment', 'features', 'find_feature',
-           'measure_all', 'measure_each', 'register_feature', 'Kind', 'vocab', 'EventCodec', 'decode', 'encode',
-           'encode_report', 'Verdict', 'grammar', 'verdict', 'repair_ids', 'CorpusProfile', 'measure_profile',
-           'Conditions', 'TokenStore', 'prepare', 'repair_store', 'estimate_quality', 'find_store_duplicates',
-           'split_store', 'resolve_split', 'DataReport', 'LoaderConfig', 'WindowLoader', 'mix', 'music_loaders',
-           'ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN', 'from_pretrained', 'pretrained_names',
-           'pretrained_table', 'preset_config', 'Footprint', 'parameter_counts', 'footprint', 'match_parameter_count',
-           'ConditionEmbedding', 'ConditionSpec', 'Discriminator', 'register_prior', 'register_attribute',
-           'PCAProjection', 'attribute_vector', 'latent_report', 'lerp', 'latent_pca', 'slerp', 'traverse',
-           'LossInputs', 'MusicLoss', 'check_loss', 'find_loss', 'grammar_loss', 'register_loss', 'KeepBest', 'RunLog',
-           'music_learner', 'LatentConfig', 'latent_callbacks', 'MusicLosses', 'AdversarialConfig',
-           'AdversarialTraining', 'adversarial_callbacks', 'OptimizerConfig', 'optimizer_names', 'ScheduleConfig',
-           'AverageConfig', 'WeightAveraging', 'GradientAccumulation', 'GradientClipping', 'ClipConfig',
-           'AdversarialPerturbation', 'TokenDropout', 'OptimConfig', 'learner_kwargs', 'CurriculumConfig',
+           'measure_all', 'measure_each', 'register_feature', 'find_keys', 'roman_numerals', 'chord_transitions',
+           'common_progressions', 'transitions_by', 'find_progression', 'progression_templates', 'Kind', 'vocab',
+           'EventCodec', 'decode', 'encode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'repair_ids',
+           'CorpusProfile', 'measure_profile', 'Conditions', 'TokenStore', 'prepare', 'repair_store',
+           'estimate_quality', 'find_store_duplicates', 'split_store', 'resolve_split', 'DataReport', 'LoaderConfig',
+           'WindowLoader', 'mix', 'music_loaders', 'ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN',
+           'from_pretrained', 'pretrained_names', 'pretrained_table', 'preset_config', 'Footprint', 'parameter_counts',
+           'footprint', 'match_parameter_count', 'ConditionEmbedding', 'ConditionSpec', 'Discriminator',
+           'register_prior', 'register_attribute', 'PCAProjection', 'attribute_vector', 'latent_report', 'lerp',
+           'latent_pca', 'slerp', 'traverse', 'LossInputs', 'MusicLoss', 'check_loss', 'find_loss', 'grammar_loss',
+           'register_loss', 'KeepBest', 'RunLog', 'music_learner', 'LatentConfig', 'latent_callbacks', 'MusicLosses',
+           'AdversarialConfig', 'AdversarialTraining', 'adversarial_callbacks', 'OptimizerConfig', 'optimizer_names',
+           'ScheduleConfig', 'AverageConfig', 'WeightAveraging', 'GradientAccumulation', 'GradientClipping',
+           'ClipConfig', 'AdversarialPerturbation', 'TokenDropout', 'OptimConfig', 'learner_kwargs', 'CurriculumConfig',
            'GenerationMonitor', 'evaluate_samples', 'register_sample_metric', 'RollbackOnCollapse', 'GrammarAnnealing',
            'EarlyStopping', 'TrainingProfiler', 'AnomalyMonitor', 'QualityMonitor', 'Distill', 'Snapshot',
            'restore_state', 'capture_state', 'average_checkpoints', 'best_checkpoint', 'latest_checkpoint',
@@ -161,9 +162,14 @@ _all_ = [
 
 # %% ../nbs/990_all.ipynb #3cf5b033
 from .studies.features import features, find_feature, measure_all, measure_each, register_feature
+from .studies.local_keys import find_keys
+from .studies.roman import roman_numerals
+from .studies.chord_transitions import chord_transitions, common_progressions, transitions_by
+from .studies.progressions import find_progression, progression_templates
 
 # %% ../nbs/990_all.ipynb #5370a587
-_all_ = ['features', 'find_feature', 'measure_all', 'measure_each', 'register_feature']
+_all_ = ['features', 'find_feature', 'measure_all', 'measure_each', 'register_feature', 'find_keys', 'roman_numerals',
+         'chord_transitions', 'common_progressions', 'transitions_by', 'find_progression', 'progression_templates']
 
 # %% ../nbs/990_all.ipynb #7975d587
 from .tokens.vocab import Kind, vocab
