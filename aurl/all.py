@@ -13,7 +13,10 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'fit_tempo_map', 'estimate_key', 'Corpus', 'Piece', 'corpus_from', 'split_pieces', 'Duplicates',
            'find_duplicates', 'Split', 'make_split', 'read_split', 'PhraseConfig', 'phrase_corpus', 'CleanConfig',
            'CleanReport', 'clean', 'AugmentConfig', 'Augmentation', 'augment', 'features', 'find_feature',
-           'measure_all', 'measure_each', 'register_feature', 'Kind', 'vocab', 'EventCodec', 'decode', 'encode',
+           'measure_all', 'measure_each', 'register_feature', 'Melody', 'find_melody', 'contour_type',
+           'interval_patterns', 'melodic_phrases', 'find_motifs', 'motif_catalogue', 'find_scale', 'contour_distance',
+           'melody_distance', 'MelodyIndex', 'load_melody_index', 'melody_index', 'run_studies', 'study', 'study_list',
+           'study_table', 'corpus_report', 'piece_report', 'Kind', 'vocab', 'EventCodec', 'decode', 'encode',
            'encode_report', 'Verdict', 'grammar', 'verdict', 'repair_ids', 'CorpusProfile', 'measure_profile',
            'Conditions', 'TokenStore', 'prepare', 'repair_store', 'estimate_quality', 'find_store_duplicates',
            'split_store', 'resolve_split', 'DataReport', 'LoaderConfig', 'WindowLoader', 'mix', 'music_loaders',
@@ -164,6 +167,22 @@ from .studies.features import features, find_feature, measure_all, measure_each,
 
 # %% ../nbs/990_all.ipynb #5370a587
 _all_ = ['features', 'find_feature', 'measure_all', 'measure_each', 'register_feature']
+
+# %% ../nbs/990_all.ipynb #bc9cf8c4
+from .studies.melody import Melody, find_melody
+from .studies.contour import contour_type, interval_patterns, melodic_phrases
+from .studies.motifs import find_motifs, motif_catalogue
+from .studies.scales import find_scale
+from .studies.similarity import contour_distance, melody_distance
+from .studies.melody_index import MelodyIndex, load_melody_index, melody_index
+from .studies.registry import run_studies, study, study_list
+from .data.study_table import study_table
+from .evaluate.study_report import corpus_report, piece_report
+
+# %% ../nbs/990_all.ipynb #990a9c42
+_all_ = ['Melody', 'find_melody', 'contour_type', 'interval_patterns', 'melodic_phrases', 'find_motifs', 'motif_catalogue',
+         'find_scale', 'contour_distance', 'melody_distance', 'MelodyIndex', 'load_melody_index', 'melody_index',
+         'run_studies', 'study', 'study_list', 'study_table', 'corpus_report', 'piece_report']
 
 # %% ../nbs/990_all.ipynb #7975d587
 from .tokens.vocab import Kind, vocab

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['study_batch', 'SerialStudies', 'ProcessStudies', 'StudyTable', 'study_table']
 
-# %% ../../nbs/547_data.study_table.ipynb #2e769a96
+# %% ../../nbs/547_data.study_table.ipynb #0e2a7347
 import json
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -21,7 +21,7 @@ from .readers import EncodeJob, ProcessExecutor, SerialExecutor, encoded_piece, 
 from .tables import _file_stats
 from ..studies.registry import find_studies, run_studies
 
-# %% ../../nbs/547_data.study_table.ipynb #fdceeddb
+# %% ../../nbs/547_data.study_table.ipynb #9e969b2f
 def _piece_row(piece, studies):
     "Row of one piece."
     try: score = piece.read()
@@ -37,7 +37,7 @@ def study_batch(
     "Run studies on a batch of pieces."
     return [_piece_row(p, studies) for p in pieces]
 
-# %% ../../nbs/547_data.study_table.ipynb #6d25ed6c
+# %% ../../nbs/547_data.study_table.ipynb #21559497
 class SerialStudies(SerialExecutor):
     "Executor of studies in this process."
     def result(self, pieces): return _encoded_rows(study_batch(pieces, self.job))
@@ -54,7 +54,7 @@ def _encoded_rows(rows):
     "Rows as `EncodedPieces` without ids."
     return encoded_piece(None)._replace(rows=rows)
 
-# %% ../../nbs/547_data.study_table.ipynb #603d18d7
+# %% ../../nbs/547_data.study_table.ipynb #24582deb
 _BATCH = 32 # pieces of a part
 
 def _part_name(pieces, studies):
@@ -71,7 +71,7 @@ def _write_part(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as at: at.write_text(json.dumps(rows), encoding='utf-8')
 
-# %% ../../nbs/547_data.study_table.ipynb #e62b5cdd
+# %% ../../nbs/547_data.study_table.ipynb #5d42890c
 def _executor(studies, workers):
     "Executor of studies: in this process, or in `workers` others."
     return ProcessStudies(studies, workers) if workers else SerialStudies(studies)
@@ -86,7 +86,7 @@ def _missing_parts(batches, studies, workers, folder):
             yield len(batch)
     finally: executor.close()
 
-# %% ../../nbs/547_data.study_table.ipynb #13ba5140
+# %% ../../nbs/547_data.study_table.ipynb #f374250c
 def _column(values):
     "Values as an Arrow array of their common type."
     import pyarrow as pa
@@ -101,7 +101,7 @@ def _table(rows):
     names = dict.fromkeys(k for r in rows for k in r)
     return pa.table({k:_column([r.get(k) for r in rows]) for k in names})
 
-# %% ../../nbs/547_data.study_table.ipynb #0cd74c8c
+# %% ../../nbs/547_data.study_table.ipynb #538b9ba0
 @dataclass
 class StudyTable:
     "The results of studies for a corpus."
@@ -119,7 +119,7 @@ def _study_rows(rows, name):
     "The rows of one study, with the name of the piece."
     return [dict(name=r['name']) | row for r in rows for row in r['tables'].get(name, [])]
 
-# %% ../../nbs/547_data.study_table.ipynb #ba05951d
+# %% ../../nbs/547_data.study_table.ipynb #4ff9802d
 def _as_table(rows):
     "`StudyTable` of the rows of all pieces."
     good = [r for r in rows if 'kind' not in r]
@@ -143,7 +143,7 @@ def study_table(
     table.write(out)
     return table
 
-# %% ../../nbs/547_data.study_table.ipynb #f1ab45e4
+# %% ../../nbs/547_data.study_table.ipynb #c91afb84
 def _run(source, names, folder, workers, progress):
     "Compute the missing parts in `folder`, and join all."
     pieces, chosen = list(corpus_from(source)), find_studies(names)
@@ -156,13 +156,12 @@ def _run(source, names, folder, workers, progress):
     if None in parts: raise StoreError('a part of the table has vanished, or a file has changed', folder, 'run it again')
     return _as_table([row for part in parts for row in part])
 
-# %% ../../nbs/547_data.study_table.ipynb #71997739
+# %% ../../nbs/547_data.study_table.ipynb #ba77d56b
 def _write_csv(table, path):
     "Write an Arrow table as CSV; a value that a spreadsheet would take for a formula begins with an apostrophe."
     import pandas as pd
     frame = table.to_pandas() if hasattr(table, 'to_pandas') else pd.DataFrame(table)
-    text = frame.select_dtypes(include=['object', 'string']).columns
-    for k in text: frame[k] = frame[k].map(_not_a_formula)
+    for k in frame.select_dtypes(exclude=['number', 'bool']): frame[k] = frame[k].map(_not_a_formula)
     with atomic_path(path) as at: frame.to_csv(at, index=False)
 
 def _not_a_formula(value): return "'" + value if isinstance(value, str) and value[:1] in '=+-@\t\r' and value else value

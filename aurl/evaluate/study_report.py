@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['marked_score', 'melody_passages', 'piece_report', 'corpus_report']
 
-# %% ../../nbs/928_evaluate.study_report.ipynb #2d0b4306
+# %% ../../nbs/928_evaluate.study_report.ipynb #fa2bb86d
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..studies.melody import Melody, find_melody, melody_of
 from ..studies.motifs import find_motifs, motif_catalogue
 from ..studies.registry import run_studies
 
-# %% ../../nbs/928_evaluate.study_report.ipynb #db853605
+# %% ../../nbs/928_evaluate.study_report.ipynb #012c2a32
 def _add_notes(track, rows):
     "Add notes (onset, duration, pitch, velocity) in ticks."
     for row in rows: track.notes.append(Note(*(int(x) for x in row)))
@@ -44,7 +44,7 @@ def marked_score(
         _add_notes(out.tracks[-1], rows[kept])
     return out
 
-# %% ../../nbs/928_evaluate.study_report.ipynb #f409299e
+# %% ../../nbs/928_evaluate.study_report.ipynb #943c5cd3
 def _motif_passages(melody, motif, number):
     "Title, first and last quarter note of the first two occurrences of a motif."
     out = []
@@ -62,7 +62,7 @@ def melody_passages(
     motifs = find_motifs(melody)[:max_motifs]
     return [row for i, m in enumerate(motifs, 1) for row in _motif_passages(melody, m, i)]
 
-# %% ../../nbs/928_evaluate.study_report.ipynb #d1d844b6
+# %% ../../nbs/928_evaluate.study_report.ipynb #c155d698
 def _sound(score, start, end):
     "The bytes of a WAV file of the passage between two places in quarter notes; at most 12 s."
     m = as_music(score)
@@ -79,7 +79,7 @@ def _add_passage(report, score, marked, passage, sound):
     report.add_piece(title, roll, _sound(score, start, end) if sound else None,
                      caption=f'quarter notes {start:g} to {end:g}')
 
-# %% ../../nbs/928_evaluate.study_report.ipynb #0833fe6d
+# %% ../../nbs/928_evaluate.study_report.ipynb #295391f5
 _FACTS = 'key', 'scale', 'melody_notes', 'melody_range', 'contour'
 _MAX_ROWS = 60 # rows of a table on a page
 
@@ -113,10 +113,12 @@ def piece_report(
     if found.errors: report.add_text('## Failed studies').add_table([found.errors])
     return report.write(path)
 
-# %% ../../nbs/928_evaluate.study_report.ipynb #abb73cef
+# %% ../../nbs/928_evaluate.study_report.ipynb #d09d7921
 def _numeric(frame): return frame.select_dtypes('number')
 
-def _word_columns(frame): return [k for k in frame if k != 'name' and frame[k].dtype == object]
+def _word_columns(frame):
+    "Columns that are neither numbers nor truth values, without the name."
+    return [k for k in frame.select_dtypes(exclude=['number', 'bool']) if k != 'name']
 
 def _histograms(frame, columns):
     "Histograms of columns, four in a row."
@@ -139,18 +141,22 @@ def _shares(values, n=12):
     counts = Counter(v for v in values if v not in ('', None))
     return [dict(name=str(k), share=c/counts.total()) for k, c in counts.most_common(n)]
 
-# %% ../../nbs/928_evaluate.study_report.ipynb #05d5ddd4
+# %% ../../nbs/928_evaluate.study_report.ipynb #6dd38ec7
 _SHOWN = ('note_density', 'pitch_range', 'polyphony', 'syncopation', 'scale_coverage', 'melody_range', 'step_share',
           'arch_share', 'repeated_note_share', 'leap_share', 'melody_phrases', 'repetition_share')
 
-def _add_numbers(report, frame):
-    "Add histograms and quantiles of the numeric columns."
+def _add_histograms(report, frame):
+    "Add histograms of the numeric columns."
     numbers = _numeric(frame)
     if shown := [k for k in _SHOWN if k in numbers] or list(numbers)[:12]:
         report.add_figure(_histograms(frame, shown), 'the distribution over the pieces')
+
+def _add_quantiles(report, frame):
+    "Add a table of quantiles of the numeric columns."
+    numbers = _numeric(frame)
     rows = [dict(column=k, lowest=x.min(), quartile=x.quantile(.25), median=x.median(), upper_quartile=x.quantile(.75),
                  highest=x.max()) for k in numbers if len(x := numbers[k].dropna())]
-    report.add_table(rows)
+    if rows: report.add_text('## All numbers').add_table(rows)
 
 def _add_words(report, frame):
     "Add the frequent values of the columns of words."
@@ -158,7 +164,7 @@ def _add_words(report, frame):
         if rows := _shares(frame[k]):
             report.add_text(f'## {k.capitalize()}').add_figure(interval_chart(rows, 'share', 'share of the pieces'))
 
-# %% ../../nbs/928_evaluate.study_report.ipynb #c8fcfa5c
+# %% ../../nbs/928_evaluate.study_report.ipynb #14694a77
 def _add_study_tables(report, table):
     "Add the frequent values of the text columns of each study's table."
     for name, rows in table.tables.items():
@@ -183,14 +189,17 @@ def _add_motifs(report, table):
                   first=r['pieces'][0]) for r in rows]
     report.add_text('## Figures that pieces share').add_table(shown, caption='intervals in semitones, in any key')
 
-# %% ../../nbs/928_evaluate.study_report.ipynb #5f4679f4
-def _add_pieces(report, frame, pages):
-    "Add the table of pieces, with links to their pages."
+# %% ../../nbs/928_evaluate.study_report.ipynb #92063dca
+def _add_pieces(report, frame):
+    "Add the table of pieces."
     shown = ['name', *(k for k in ('key', 'scale', 'contour', 'melody_notes', 'note_density') if k in frame)]
     more = f'the first 200 of {len(frame)}; all are in study.csv' if len(frame) > 200 else ''
     report.add_text('## Pieces').add_table(frame[shown].head(200).to_dict('records'), caption=more)
+
+def _add_links(report, pages):
+    "Add links to the pages of pieces."
     lines = [f'- [page {i}]({page}): `{name}`' for i, (name, page) in enumerate(pages.items(), 1)]
-    if lines: report.add_text('\n'.join(lines))
+    if lines: report.add_text('## Pieces with rolls and sound\n' + '\n'.join(lines))
 
 def _write_pages(read, names, folder, studies, sound):
     "Write pages of pieces; return their paths relative to the report by name."
@@ -203,7 +212,7 @@ def _write_pages(read, names, folder, studies, sound):
         pages[name] = page
     return pages
 
-# %% ../../nbs/928_evaluate.study_report.ipynb #8ec7ecc3
+# %% ../../nbs/928_evaluate.study_report.ipynb #4168639c
 def corpus_report(
     table:StudyTable,
     read,            # function from the name of a piece to its score
@@ -219,10 +228,10 @@ def corpus_report(
     pages = _write_pages(read, names[::max(len(names)//max(examples, 1), 1)][:examples], folder, studies, sound)
     report = Report(title, f'{plural(len(names), "piece")}, {plural(len(table.rejected), "unreadable file")}.')
     if names:
-        for add in (_add_numbers, _add_words): add(report, frame)
-        _add_study_tables(report, table)
-        _add_motifs(report, table)
-        _add_pieces(report, frame, pages)
+        _add_links(report, pages)
+        for add in (_add_histograms, _add_words): add(report, frame)
+        for add in (_add_study_tables, _add_motifs): add(report, table)
+        for add in (_add_pieces, _add_quantiles): add(report, frame)
     if table.rejected: report.add_text('## Unreadable files').add_table(table.rejected, _REJECTED)
     if table.errors: report.add_text('## Failed studies').add_table(table.errors[:_MAX_ROWS])
     return report.write(folder/'report.html')
