@@ -60,28 +60,9 @@ from .memory import available_memory
 
 # %% ../nbs/990_all.ipynb #55f768b5
 _all_ = [
-    'AurlError',
-    'CheckpointError',
-    'CodecError',
-    'ConfigError',
-    'CorpusError',
-    'MidiError',
-    'MissingExtra',
-    'ModelError',
-    'OutOfMemory',
-    'StoreError',
-    'aurl_home',
-    'rng',
-    'seed_everything',
-    'Config',
-    'load_preset',
-    'make_config',
-    'preset_descriptions',
-    'presets',
-    'save_config',
-    'autocast',
-    'describe_device',
-    'pick_device',
+    'AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusError', 'MidiError', 'MissingExtra',
+    'ModelError', 'OutOfMemory', 'StoreError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'load_preset',
+    'make_config', 'preset_descriptions', 'presets', 'save_config', 'autocast', 'describe_device', 'pick_device',
     'available_memory',
 ]
 
@@ -143,23 +124,9 @@ from .score.augment import AugmentConfig, Augmentation, augment
 
 # %% ../nbs/990_all.ipynb #24b66962
 _all_ = [
-    'Corpus',
-    'Piece',
-    'corpus_from',
-    'split_pieces',
-    'Duplicates',
-    'find_duplicates',
-    'Split',
-    'make_split',
-    'read_split',
-    'PhraseConfig',
-    'phrase_corpus',
-    'CleanConfig',
-    'CleanReport',
-    'clean',
-    'AugmentConfig',
-    'Augmentation',
-    'augment',
+    'Corpus', 'Piece', 'corpus_from', 'split_pieces', 'Duplicates', 'find_duplicates', 'Split', 'make_split',
+    'read_split', 'PhraseConfig', 'phrase_corpus', 'CleanConfig', 'CleanReport', 'clean', 'AugmentConfig',
+    'Augmentation', 'augment',
 ]
 
 # %% ../nbs/990_all.ipynb #3cf5b033
@@ -175,7 +142,7 @@ from .studies.motifs import find_motifs, motif_catalogue
 from .studies.scales import find_scale
 from .studies.similarity import contour_distance, melody_distance
 from .studies.melody_index import MelodyIndex, load_melody_index, melody_index
-from .studies.registry import run_studies, study, study_list
+from .studies.study_registry import run_studies, study, study_list
 from .data.study_table import study_table
 from .evaluate.study_report import corpus_report, piece_report
 

@@ -17,7 +17,7 @@ from ..core import ConfigError, CorpusError, plural
 from ..corpus.corpus import corpus_from
 from ..data.study_table import StudyTable, study_table
 from ..evaluate.study_report import corpus_report
-from ..studies.registry import find_studies
+from ..studies.study_registry import find_studies
 
 # %% ../../nbs/981_commands.study.ipynb #1e70a0ce
 class StudyConfig(RunKeys):

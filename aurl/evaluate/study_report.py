@@ -23,7 +23,7 @@ from ..score.roll import roll_svg
 from ..studies.features import as_music
 from ..studies.melody import Melody, find_melody, melody_of
 from ..studies.motifs import find_motifs, motif_catalogue
-from ..studies.registry import run_studies
+from ..studies.study_registry import run_studies
 
 # %% ../../nbs/928_evaluate.study_report.ipynb #012c2a32
 def _add_notes(track, rows):
@@ -82,6 +82,7 @@ def _add_passage(report, score, marked, passage, sound):
 # %% ../../nbs/928_evaluate.study_report.ipynb #295391f5
 _FACTS = 'key', 'scale', 'melody_notes', 'melody_range', 'contour'
 _MAX_ROWS = 60 # rows of a table on a page
+_ROLL_QUARTERS = 64 # length of the piano roll of a piece in quarter notes
 
 def _number_rows(columns):
     "Rows of the numeric columns of a piece."
@@ -105,8 +106,8 @@ def piece_report(
     melody, found = find_melody(score), run_studies(score, studies)
     marked, report = marked_score(score, melody), Report(name, 'Studies of one piece. The melody is marked by color.')
     report.add_facts(**{k:found.columns[k] for k in _FACTS if k in found.columns})
-    report.add_piece('Piano roll', roll_svg(marked, color='track', end=64), midi_bytes=write_midi(score),
-                     caption='up to the first 64 quarter notes')
+    report.add_piece('Piano roll', roll_svg(marked, color='track', end=_ROLL_QUARTERS), midi_bytes=write_midi(score),
+                     caption=f'up to the first {_ROLL_QUARTERS} quarter notes')
     for passage in melody_passages(melody): _add_passage(report, score, marked, passage, sound)
     _add_tables(report, found.tables)
     report.add_text('## All numbers').add_table(_number_rows(found.columns))
