@@ -121,6 +121,12 @@ def _word_columns(frame):
     "Columns that are neither numbers nor truth values, without the name."
     return [k for k in frame.select_dtypes(exclude=['number', 'bool']) if k != 'name']
 
+def _bin_edges(x):
+    "Edges of twenty bins; values that differ by rounding only have one unit around them."
+    low, high = float(x.min()), float(x.max())
+    if high - low <= 1e-6*max(abs(low), abs(high), 1): low, high = low - .5, high + .5
+    return np.linspace(low, high, 21)
+
 def _histograms(frame, columns):
     "Histograms of columns, four in a row."
     import matplotlib.pyplot as plt
@@ -129,7 +135,7 @@ def _histograms(frame, columns):
     for ax in axes.flat: ax.set_visible(False)
     for ax, k in zip(axes.flat, columns):
         ax.set_visible(True)
-        ax.hist(frame[k].dropna(), 20)
+        if len(x := frame[k].dropna()): ax.hist(x, _bin_edges(x))
         ax.set_title(k.replace('_', ' '), fontsize=8)
         ax.tick_params(labelsize=7)
         ax.set_yticks([])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..core import ConfigError
 from .features import as_music
 
 # %% ../../nbs/374_studies.melody.ipynb #84d4cb0f
@@ -202,6 +203,7 @@ def find_melody(
     parts='auto', # 'auto': the part that is most probably the melody; 'merge': notes of all parts
 )->Melody:        # empty if there are no pitched notes
     "Find the notes of the melody."
+    if parts not in ('auto', 'merge'): raise ConfigError(f'parts={parts!r}', way_out="use 'auto' or 'merge'")
     m = as_music(score)
     at = _pitched_notes(m)
     if not len(at): return melody_of(m, at)
