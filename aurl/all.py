@@ -16,8 +16,8 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'measure_all', 'measure_each', 'register_feature', 'Melody', 'find_melody', 'contour_type',
            'interval_patterns', 'melodic_phrases', 'find_motifs', 'motif_catalogue', 'find_scale', 'contour_distance',
            'melody_distance', 'MelodyIndex', 'load_melody_index', 'melody_index', 'run_studies', 'study', 'study_list',
-           'study_table', 'corpus_report', 'piece_report', 'Kind', 'vocab', 'EventCodec', 'decode', 'encode',
-           'encode_report', 'Verdict', 'grammar', 'verdict', 'repair_ids', 'CorpusProfile', 'measure_profile',
+           'study_table', 'study_feature', 'corpus_report', 'piece_report', 'Kind', 'vocab', 'EventCodec', 'decode',
+           'encode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'repair_ids', 'CorpusProfile', 'measure_profile',
            'Conditions', 'TokenStore', 'prepare', 'repair_store', 'estimate_quality', 'find_store_duplicates',
            'split_store', 'resolve_split', 'DataReport', 'LoaderConfig', 'WindowLoader', 'mix', 'music_loaders',
            'ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN', 'from_pretrained', 'pretrained_names',
@@ -144,12 +144,14 @@ from .studies.similarity import contour_distance, melody_distance
 from .studies.melody_index import MelodyIndex, load_melody_index, melody_index
 from .studies.study_registry import run_studies, study, study_list
 from .data.study_table import study_table
+from .data.study_columns import study_feature
 from .evaluate.study_report import corpus_report, piece_report
 
 # %% ../nbs/990_all.ipynb #990a9c42
 _all_ = ['Melody', 'find_melody', 'contour_type', 'interval_patterns', 'melodic_phrases', 'find_motifs', 'motif_catalogue',
          'find_scale', 'contour_distance', 'melody_distance', 'MelodyIndex', 'load_melody_index', 'melody_index',
-         'run_studies', 'study', 'study_list', 'study_table', 'corpus_report', 'piece_report']
+         'run_studies', 'study', 'study_list', 'study_table', 'study_feature', 'corpus_report',
+         'piece_report']
 
 # %% ../nbs/990_all.ipynb #7975d587
 from .tokens.vocab import Kind, vocab
