@@ -15,7 +15,6 @@ from symusic import Note, Score, Track
 
 from ..core import AurlError, plural
 from ..data.study_table import StudyTable
-from .charts import interval_chart
 from .report import Report
 from ..midi.write import write_midi
 from ..score.audio import write_wav
@@ -143,6 +142,15 @@ def _histograms(frame, columns):
     plt.close(fig)
     return fig
 
+def _share_chart(rows, label):
+    "Bars of shares, with names of any length."
+    import matplotlib.pyplot as plt
+    fig, ax = plt.subplots(figsize=(8, .5 + .25*len(rows)))
+    ax.barh([r['name'][:40].replace('$', r'\$') for r in rows][::-1], [r['share'] for r in rows][::-1])
+    ax.set_xlabel(label)
+    plt.close(fig)
+    return fig
+
 def _shares(values, n=12):
     "The most frequent values with their shares, for a chart."
     counts = Counter(v for v in values if v not in ('', None))
@@ -169,7 +177,7 @@ def _add_words(report, frame):
     "Add the frequent values of the columns of words."
     for k in _word_columns(frame):
         if rows := _shares(frame[k]):
-            report.add_text(f'## {k.capitalize()}').add_figure(interval_chart(rows, 'share', 'share of the pieces'))
+            report.add_text(f'## {k.capitalize()}').add_figure(_share_chart(rows, 'share of the pieces'))
 
 # %% ../../nbs/928_evaluate.study_report.ipynb #14694a77
 def _add_study_tables(report, table):
@@ -179,7 +187,7 @@ def _add_study_tables(report, table):
         for k in _word_columns(frame):
             if k not in ('starts', 'intervals') and (found := _shares(frame[k])):
                 report.add_text(f"## {name.replace('_', ' ').capitalize()}: {k}")
-                report.add_figure(interval_chart(found, 'share', f'share of {len(frame):,} rows'))
+                report.add_figure(_share_chart(found, f'share of {len(frame):,} rows'))
 
 def _melodies(table):
     "The melodies by piece, if there is a table of them."
