@@ -14,9 +14,12 @@ __all__ = ['AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusE
            'find_duplicates', 'Split', 'make_split', 'read_split', 'PhraseConfig', 'phrase_corpus', 'CleanConfig',
            'CleanReport', 'clean', 'AugmentConfig', 'Augmentation', 'augment', 'features', 'find_feature',
            'measure_all', 'measure_each', 'register_feature', 'find_keys', 'roman_numerals', 'chord_transitions',
-           'common_progressions', 'transitions_by', 'find_progression', 'progression_templates', 'Kind', 'vocab',
-           'EventCodec', 'decode', 'encode', 'encode_report', 'Verdict', 'grammar', 'verdict', 'repair_ids',
-           'CorpusProfile', 'measure_profile', 'Conditions', 'TokenStore', 'prepare', 'repair_store',
+           'common_progressions', 'transitions_by', 'find_progression', 'progression_templates', 'Melody',
+           'find_melody', 'contour_type', 'interval_patterns', 'melodic_phrases', 'find_motifs', 'motif_catalogue',
+           'find_scale', 'contour_distance', 'melody_distance', 'MelodyIndex', 'load_melody_index', 'melody_index',
+           'run_studies', 'study', 'study_list', 'study_table', 'study_feature', 'corpus_report', 'piece_report',
+           'Kind', 'vocab', 'EventCodec', 'decode', 'encode', 'encode_report', 'Verdict', 'grammar', 'verdict',
+           'repair_ids', 'CorpusProfile', 'measure_profile', 'Conditions', 'TokenStore', 'prepare', 'repair_store',
            'estimate_quality', 'find_store_duplicates', 'split_store', 'resolve_split', 'DataReport', 'LoaderConfig',
            'WindowLoader', 'mix', 'music_loaders', 'ModelConfig', 'ModelOutput', 'MusicTransformerVAEGAN',
            'from_pretrained', 'pretrained_names', 'pretrained_table', 'preset_config', 'Footprint', 'parameter_counts',
@@ -58,28 +61,9 @@ from .memory import available_memory
 
 # %% ../nbs/990_all.ipynb #55f768b5
 _all_ = [
-    'AurlError',
-    'CheckpointError',
-    'CodecError',
-    'ConfigError',
-    'CorpusError',
-    'MidiError',
-    'MissingExtra',
-    'ModelError',
-    'OutOfMemory',
-    'StoreError',
-    'aurl_home',
-    'rng',
-    'seed_everything',
-    'Config',
-    'load_preset',
-    'make_config',
-    'preset_descriptions',
-    'presets',
-    'save_config',
-    'autocast',
-    'describe_device',
-    'pick_device',
+    'AurlError', 'CheckpointError', 'CodecError', 'ConfigError', 'CorpusError', 'MidiError', 'MissingExtra',
+    'ModelError', 'OutOfMemory', 'StoreError', 'aurl_home', 'rng', 'seed_everything', 'Config', 'load_preset',
+    'make_config', 'preset_descriptions', 'presets', 'save_config', 'autocast', 'describe_device', 'pick_device',
     'available_memory',
 ]
 
@@ -141,23 +125,9 @@ from .score.augment import AugmentConfig, Augmentation, augment
 
 # %% ../nbs/990_all.ipynb #24b66962
 _all_ = [
-    'Corpus',
-    'Piece',
-    'corpus_from',
-    'split_pieces',
-    'Duplicates',
-    'find_duplicates',
-    'Split',
-    'make_split',
-    'read_split',
-    'PhraseConfig',
-    'phrase_corpus',
-    'CleanConfig',
-    'CleanReport',
-    'clean',
-    'AugmentConfig',
-    'Augmentation',
-    'augment',
+    'Corpus', 'Piece', 'corpus_from', 'split_pieces', 'Duplicates', 'find_duplicates', 'Split', 'make_split',
+    'read_split', 'PhraseConfig', 'phrase_corpus', 'CleanConfig', 'CleanReport', 'clean', 'AugmentConfig',
+    'Augmentation', 'augment',
 ]
 
 # %% ../nbs/990_all.ipynb #3cf5b033
@@ -170,6 +140,24 @@ from .studies.progressions import find_progression, progression_templates
 # %% ../nbs/990_all.ipynb #5370a587
 _all_ = ['features', 'find_feature', 'measure_all', 'measure_each', 'register_feature', 'find_keys', 'roman_numerals',
          'chord_transitions', 'common_progressions', 'transitions_by', 'find_progression', 'progression_templates']
+
+# %% ../nbs/990_all.ipynb #bc9cf8c4
+from .studies.melody import Melody, find_melody
+from .studies.contour import contour_type, interval_patterns, melodic_phrases
+from .studies.motifs import find_motifs, motif_catalogue
+from .studies.scales import find_scale
+from .studies.similarity import contour_distance, melody_distance
+from .studies.melody_index import MelodyIndex, load_melody_index, melody_index
+from .studies.study_registry import run_studies, study, study_list
+from .data.study_table import study_table
+from .data.study_columns import study_feature
+from .evaluate.study_report import corpus_report, piece_report
+
+# %% ../nbs/990_all.ipynb #990a9c42
+_all_ = ['Melody', 'find_melody', 'contour_type', 'interval_patterns', 'melodic_phrases', 'find_motifs', 'motif_catalogue',
+         'find_scale', 'contour_distance', 'melody_distance', 'MelodyIndex', 'load_melody_index', 'melody_index',
+         'run_studies', 'study', 'study_list', 'study_table', 'study_feature', 'corpus_report',
+         'piece_report']
 
 # %% ../nbs/990_all.ipynb #7975d587
 from .tokens.vocab import Kind, vocab

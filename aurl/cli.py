@@ -254,6 +254,7 @@ _command_help = dict(
     scaling='Fit a scaling law to small training runs, and test its prediction for a larger one.',
     release='Measure a trained model on held-out works, and write it with a model card.',
     compare='Compare runs: settings that differ, results by seed, tests, and a page: aurl compare RUN RUN …',
+    study='Study the music of a folder: keys, melodies, motifs, contours; tables, and a report with sound.',
 )
 for _name, _help in _command_help.items(): app.command(_name, help=_help)(_make_command(_name))
 

@@ -582,7 +582,7 @@ def reads(name):
     return set(re.findall(r'\b(?:cfg|\w+_cfg|asked)\.(\w+)', text)) | set(re.findall(r"'(\w+)'", text))
 
 
-@pytest.mark.parametrize('name', ['song', 'evaluate', 'latent', 'sweep', 'ablation', 'scaling', 'compare'])
+@pytest.mark.parametrize('name', ['song', 'evaluate', 'latent', 'sweep', 'ablation', 'scaling', 'compare', 'study'])
 def test_every_key_is_read(name):
     "Each key of these commands is read; those that depend on other keys have a rule in `970_commands.key_rules`."
     read, keys = reads(name), {k.partition('.')[0] for k in leaves(COMMANDS[name].config_cls)}
@@ -930,6 +930,8 @@ NOTEBOOK_DEFAULTS = {  # parameters of a notebook that differ from the default o
     ('sweep', 'pruner'): 'the example prunes',
     ('sweep', 'trials'): 'the example is short',
     ('ablation', 'variants'): 'the same variants, with the mode of each written out',
+    ('study', 'data'): 'the chorales, which every installation has',
+    ('study', 'pieces'): 'sixty chorales are studied in a few seconds',
     ('scaling', 'train'): 'the study in the documentation has more music than the chorales',
 }
 

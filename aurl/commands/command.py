@@ -22,6 +22,7 @@ from .release import ReleaseConfig, check_release
 from .resume import resolve_config, resume_run, run_to_resume
 from .run_folder import create_run, new_run_dir
 from .scaling import ScalingConfig, check_scaling, check_scaling_keys
+from .study import StudyConfig, check_study, with_absolute_study
 from .sweep import SweepConfig, check_sweep, check_sweep_keys
 from ..config import Config
 from ..experiments.run import Experiment
@@ -77,6 +78,8 @@ COMMANDS = dict( # by name
     scaling=_study('scaling', ScalingConfig, check_scaling, check_scaling_keys, 'study'),
     release=_study('release', ReleaseConfig, check_release),
     compare=_reading('compare', CompareConfig, check_compare, with_absolute_runs, 'runs'),
+    study=Command(StudyConfig, 'study.ipynb', partial(new_run_dir, 'study'), check_study, resumable_folder='tables',
+                  resolve=with_absolute_study),
 )
 
 # %% ../../nbs/989_commands.command.ipynb #0fa0253c
