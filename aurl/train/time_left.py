@@ -74,8 +74,8 @@ def _validation_seconds(self:TimeLeft, step):
 @patch
 def _validations_left(self:TimeLeft, left, seconds):
     "Number of validations in `left` steps of `seconds` in all."
-    own = [c.validations_ahead(left, seconds) for c in self.cbs if hasattr(type(c), 'validations_ahead')]
-    return max([*own, validations_left(self.iter + 1, self.n_iter, left)])
+    own = next((c for c in self.cbs if hasattr(type(c), 'validations_ahead')), None)
+    return own.validations_ahead(left, seconds) if own else validations_left(self.iter + 1, self.n_iter, left)
 
 # %% ../../nbs/731_train.time_left.ipynb #b60c7552
 @patch
