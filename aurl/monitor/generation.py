@@ -204,7 +204,8 @@ def seconds_ahead(self:MonitorSchedule,
     cost = self.estimated_cost or self.seconds_spent/max(1, self.n_evaluations)
     if self.every: return cost*max(0, (steps - max(0, self.next - self.steps))//self.every + 1)
     training = self.elapsed - self.seconds_spent + seconds
-    return max(0., self.share/(1 - self.share)*training - self.seconds_spent)
+    allowed = self.share/max(1e-9, 1 - self.share)*training - self.seconds_spent
+    return min(max(0., allowed), cost*steps/self.min_interval)
 
 # %% ../../nbs/840_monitor.generation.ipynb #23f0f59a
 @patch
