@@ -32,23 +32,29 @@ def _format_clock(seconds):
 class _StageTimer:
     "Elapsed time of a stage, and an estimate of the remaining time."
     def __init__(self, clock=time.monotonic):
-        self.clock, self.stage, self.fraction, self.seen = clock, None, None, []
+        self.clock, self.stage, self.fraction, self.seen, self.told = clock, None, None, [], None
         self.started_at = clock()
-    def update(self, stage, fraction):
+    def update(self, stage, fraction, told=None):
         if stage != self.stage: self.stage, self.started_at, self.seen = stage, self.clock(), []
         if self._is_higher(fraction): self._remember(fraction)
         self.fraction = fraction
+        self._remember_told(told)
     def _is_higher(self, fraction):
         return fraction is not None and (not self.seen or fraction > self.seen[-1][1])
     def _remember(self, fraction):
         "Remember when a fraction was reached; of many of them every second one is enough."
         self.seen.append((self.clock(), fraction))
         if len(self.seen) > 1000: self.seen = [*self.seen[:-1:2], self.seen[-1]]
+    def _remember_told(self, told):
+        "Remember since when the run reports that `told` seconds are left."
+        if not isinstance(told, (int, float)): self.told = None
+        elif self.told is None or self.told[0] != told: self.told = told, self.clock()
     @property
     def elapsed(self): return self.clock() - self.started_at
     @property
     def remaining(self):
-        "Estimated seconds left in the stage; None at first."
+        "Seconds left in the stage, as the run reports them or else extrapolated; None at first."
+        if self.told: return max(0., self.told[0] - (self.clock() - self.told[1]))
         if len(self.seen) < 2 or self.elapsed < 2 or self.seen[-1][1] - self.seen[0][1] < .01: return None
         from_here = self.started_at + self.elapsed/10
         when, fraction = next((s for s in self.seen[:-1] if s[0] >= from_here), self.seen[-2])
@@ -70,10 +76,10 @@ class _LineProgress:
         self.started_at = self.last_line_at = clock()
     def __enter__(self): return self
     def __exit__(self, *args): pass
-    def update(self, stage, fraction, message):
+    def update(self, stage, fraction, message, left=None):
         "Print a line if the stage is new or `every` seconds have passed; called often."
         is_new, before, elapsed = stage != self.timer.stage, self.timer.stage, self.timer.elapsed
-        self.timer.update(stage, fraction)
+        self.timer.update(stage, fraction, left)
         if is_new: self._begin_stage(stage, message, before, elapsed)
         elif self.clock() - self.last_line_at >= self.every: self._progress_line(stage, fraction, message)
     def _begin_stage(self, stage, message, before, elapsed):
@@ -122,11 +128,11 @@ class _BarProgress:
         self.bar.start()
         return self
     def __exit__(self, *args): self.bar.stop()
-    def update(self, stage, fraction, message):
+    def update(self, stage, fraction, message, left=None):
         "Show the stage, the bar and the message."
         from rich.markup import escape
         self.bar.tasks[0].total = None if fraction is None else 1  # None: an indeterminate bar
-        self.timer.update(stage, fraction)
+        self.timer.update(stage, fraction, left)
         message = ', '.join(words for words in (self.timer.remaining_text, message) if words)
         width = max(0, self.bar.console.width - self.reserved_width)
         completed = min(1, max(0, fraction or 0))
@@ -176,7 +182,7 @@ class _Quiet:
     "No progress; alerts go to the standard error."
     def __enter__(self): return self
     def __exit__(self, *args): pass
-    def update(self, stage, fraction, message): "Show nothing."
+    def update(self, stage, fraction, message, left=None): "Show nothing."
     def alert(self, level, message): print(f'!!! {level}: {message}', file=sys.stderr)
 
 # %% ../../nbs/992_commands.progress.ipynb #b1050e3a
@@ -212,7 +218,8 @@ def _show_progress(run, run_dir, bar):
         run.thread.join(.2)
         for level, message in alerts.new(): bar.alert(level, message)
         now = read_json_or_empty(Path(run_dir)/'progress.json')
-        bar.update(str(now.get('stage') or 'starting'), now.get('fraction'), str(now.get('message') or ''))
+        stage, message = str(now.get('stage') or 'starting'), str(now.get('message') or '')
+        bar.update(stage, now.get('fraction'), message, now.get('left'))
         if run.n_stop_requests > 1: run.stop()  # the kernel was still starting at the first call
 
 # %% ../../nbs/992_commands.progress.ipynb #d5095964

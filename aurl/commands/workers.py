@@ -40,7 +40,7 @@ class SilentRun:
     def log(self, step=None, **values): pass
     def log_text(self, message, level='INFO', fields=None): pass
     def log_record(self, kind, message, level='INFO', **values): pass
-    def progress(self, what, share=None, line=''): pass
+    def progress(self, what, share=None, line='', left=None): pass
     def metrics(self): return []
     def close(self): shutil.rmtree(self.path, ignore_errors=True)
 

@@ -284,10 +284,10 @@ def _next_stage(self:Experiment, ended, now):
 
 # %% ../../nbs/040_experiments.run.ipynb #f02dc1a9
 @patch
-def _write_progress(self:Experiment, stage, fraction, message):
+def _write_progress(self:Experiment, stage, fraction, message, left):
     "Replace `progress.json` by one rename."
     tmp = self.path/f'.progress.{os.getpid()}.tmp'
-    progress = dict(stage=stage, fraction=fraction, message=message, time=round(self.elapsed, 3))
+    progress = dict(stage=stage, fraction=fraction, message=message, time=round(self.elapsed, 3), left=left)
     try:
         tmp.write_text(to_json(progress), encoding='utf-8')
         os.replace(tmp, self.path/'progress.json')
@@ -300,6 +300,7 @@ def progress(self:Experiment,
     fraction=None,     # completed fraction of the stage, 0 … 1; None: unknown
     message:str='',    # one line of text
     every:float=.5,    # seconds between two writes within a stage
+    left:float=None,   # estimated seconds until the end of the stage; None: unknown
 ):
     "Update `progress.json`."
     shown, when = self._progress_shown
@@ -307,7 +308,7 @@ def progress(self:Experiment,
     if stage == shown and now - when < every and (fraction is None or fraction < 1): return
     if stage != shown: self._next_stage(shown, now)
     self._progress_shown = stage, now
-    self._try_write('progress.json', partial(self._write_progress, stage, fraction, message))
+    self._try_write('progress.json', partial(self._write_progress, stage, fraction, message, left))
 
 # %% ../../nbs/040_experiments.run.ipynb #4af96229
 @patch(as_prop=True)

@@ -141,11 +141,14 @@ def _best(reader):
     return float(loss[i]), step[i]
 
 # %% ../../nbs/952_experiments.run_view.ipynb #c1f3db9e
+def _is_seconds(x): return isinstance(x, (int, float)) and math.isfinite(x) and x >= 0
+
 @patch
 def _seconds_left(self:RunView, state):
     "Seconds left in the stage, or None."
     times = self.reader.time
     left = self.remaining.update(self.progress, times[0] if len(times) else None)
+    if _is_seconds(told := self.progress.get('left')): left = told
     if left is None or state != 'running': return None
     age = time.time() - max(_change_times(self.path, 'progress.json'), default=time.time())
     return max(0., left - age)

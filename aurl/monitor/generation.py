@@ -194,6 +194,19 @@ def cost(self:MonitorSchedule)->float:
     "Fraction of the total time (training and evaluations) spent on evaluations."
     return self.seconds_spent/max(1e-9, self.elapsed)
 
+# %% ../../nbs/840_monitor.generation.ipynb #0f37faba
+@patch
+def seconds_ahead(self:MonitorSchedule,
+    steps:int,     # that remain
+    seconds:float, # of these steps
+)->float:
+    "Expected seconds of the evaluations until the end, for `TimeLeft`."
+    cost = self.estimated_cost or self.seconds_spent/max(1, self.n_evaluations)
+    if self.every: return cost*max(0, (steps - max(0, self.next - self.steps))//self.every + 1)
+    training = self.elapsed - self.seconds_spent + seconds
+    allowed = self.share/max(1e-9, 1 - self.share)*training - self.seconds_spent
+    return min(max(0., allowed), cost*steps/self.min_interval)
+
 # %% ../../nbs/840_monitor.generation.ipynb #23f0f59a
 @patch
 def due(self:MonitorSchedule,

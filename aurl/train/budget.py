@@ -25,6 +25,7 @@ from ..distributed import full_tensor, gather_model, is_sharded, rank, shard_lik
 from ..tokens.vocab import vocab
 from .precision import Autocast
 from .text_log import TextLog
+from .time_left import TimeLeft
 
 # %% ../../nbs/734_train.budget.ipynb #d249074f
 def lr_multiplier(
@@ -368,7 +369,9 @@ def _progress(self:RunLog):
     notes = [c.short_status for c in self.cbs if hasattr(type(c), 'short_status')]
     words = ''.join(f', {note}' for note in notes if note)
     used = self.run_budget.used if self.run_budget else None
-    self.experiment.progress('train', used, f'step {self.step}{self.loss_text}{valid}{words}')
+    timer = next((c for c in self.cbs if isinstance(c, TimeLeft)), None)
+    left = timer and timer.seconds_left
+    self.experiment.progress('train', used, f'step {self.step}{self.loss_text}{valid}{words}', left=left)
 
 # %% ../../nbs/734_train.budget.ipynb #c6c5d7ab
 def _batch_index(loader, epoch):
@@ -421,7 +424,7 @@ def fit_budget(self:Learner,
     "Train within a budget and restore the best weights; Ctrl-C ends early and restores them too."
     best = KeepBest(_best_folder(self.model, run), 20, *previous_best, score_fn=score_fn)
     budget = Budget(steps, minutes, start_step, lr_multiplier=lr_multiplier)
-    log = [RunLog(run, log_every), TextLog(run)] if run is not None else []
+    log = [TimeLeft(budget), RunLog(run, log_every), TextLog(run)] if run is not None else []
     _fit_until_end(self, budget, best, [*log, *cbs])
     self.valid_curve, self.steps_done, self.best_step = best.valid_losses, budget.done, best.best_step
     self.stopped = sync_flag(budget.stop_signal is not None, any_rank=True)

@@ -38,6 +38,7 @@ from ..losses.base import MusicLoss, grammar_loss
 from . import budget   # adds `fit_budget` to Learner
 from .muon import MuonAdamW, muon_param_groups
 from .precision import Autocast, LossScaling
+from .time_left import validations_left
 
 # %% ../../nbs/735_train.learner.ipynb #df859cec
 class UnpackLogits(Callback):
@@ -170,6 +171,15 @@ def after_batch(self:ValidEvery):
 def _interrupt_for_validation(self:ValidEvery):
     self.interrupted = True
     raise CancelTrainException
+
+@patch
+def validations_ahead(self:ValidEvery,
+    steps:int,     # until the end
+    seconds:float, # of these steps
+)->int:
+    "Number of validations until the end, for `TimeLeft`."
+    if self.steps: return validations_left((self.train_iter - 1) % self.steps + 1, self.steps, steps)
+    return 1 + int(seconds/self.seconds)
 
 @patch
 def before_validate(self:ValidEvery): self.last_step = self.train_iter

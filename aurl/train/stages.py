@@ -201,9 +201,9 @@ class StageRun:
     def rewind(self, size=None, step=0):
         "As `Experiment.rewind`, with the steps of the stage."
         return self.parent.rewind(size, self.steps_before + step)
-    def progress(self, what, share=None, line=''):
+    def progress(self, what, share=None, line='', left=None):
         "As `Experiment.progress`, with the name of the stage before the line."
-        return self.parent.progress(what, share, f'{self.stage.name}: {line}')
+        return self.parent.progress(what, share, f'{self.stage.name}: {line}', left=left)
 
     def metrics(self):
         "Lines of this stage."
