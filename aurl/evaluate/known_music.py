@@ -103,8 +103,8 @@ def originality_report(
     if len(base): report.add_facts(excerpts_of_held_out_music=len(base), median_match=int(base.notes.median()),
                                    longest_match=int(base.notes.max()))
     report.add_table([dict(piece=name, **row) for name, row in zip(table['name'], table.sample_rows())],
-                     caption='Matches in any key and at any tempo, in notes; places in seconds. Copied: fewer than 5 % of '
-                             'excerpts of held-out music have such a long match without repetitions.')
+                     caption='Matches in any key and at any tempo, in notes; places in seconds. Copied: fewer than 5 '
+                             '% of excerpts of held-out music have such a long match without repetitions.')
     for i in np.argsort(-table.notes.to_numpy(), kind='stable')[:most].tolist():
         for svg in table._match_pictures(i) if table.notes.iloc[i] else (): report.add_figure(svg)
     return report.write(path)
@@ -129,5 +129,5 @@ def fingerprint_summary(
 )->str:
     "What the fingerprints say, and what they cannot."
     known, n = sum(r['copied'] for r in rows), len(rows)
-    return (f'originality: {known} of {plural(n, "piece")} with known passages of 24 notes; the training music of {name} is '
-            'not here, so this is from its fingerprints, which find copies of 223 notes or more with certainty')
+    return (f'originality: {known} of {plural(n, "piece")} with known passages of 24 notes; the training music of {name} '
+            'is not here, so this is from its fingerprints, which find copies of 223 notes or more with certainty')

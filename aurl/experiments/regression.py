@@ -56,8 +56,9 @@ def find_regressions(
     if not names: return []
     adjusted = holm([_p_of_change(before[n], after[n], seed) for n in names])
     change = [relative_change(before[n], after[n]) for n in names]
-    def row(n, c, p): return dict(measure=n, before=float(np.mean(before[n].values)), after=float(np.mean(after[n].values)),
-                                  change=c, p=float(p), worse=bool(c > threshold and p < level))
+    def row(n, c, p):
+        means = {k: float(np.mean(m[n].values)) for k, m in (('before', before), ('after', after))}
+        return dict(measure=n, **means, change=c, p=float(p), worse=bool(c > threshold and p < level))
     return [row(*x) for x in zip(names, change, adjusted)]
 
 # %% ../../nbs/937_experiments.regression.ipynb #6bb83528
