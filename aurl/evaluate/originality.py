@@ -35,11 +35,12 @@ class KnownMusic:
     def __init__(self,
         pieces,     # ids of the pieces: a list, or a token store
         names=None, # of the pieces; None: those of the store, or numbers
+        saved=None, # their lines, and the piece of each; None: they are found
     ):
         self.pieces = [pieces[i] for i in range(len(pieces))]
         self.names = _column(pieces, 'name') if names is None else list(names)
         self.groups = np.array(_column(pieces, 'group'))           # versions of a work have one group
-        self.lines, self.owner = _lines_of(self.pieces)
+        self.lines, self.owner = _lines_of(self.pieces) if saved is None else saved
         self.windows = PassageWindows([line.symbols for line in self.lines])
         hashes = self.windows.extend(_FIRST - 1)
         order = np.argsort(hashes)
@@ -203,12 +204,16 @@ def _passage_svg(ids, start, stop, title):
     return roll_svg(decode(ids), title, start=max(0., start - .25), end=stop + .75)
 
 @patch
+def _match_pictures(self:OriginalityTable, row):
+    "The longest match of a piece and its source as piano rolls."
+    r = self.iloc[row]
+    own = _passage_svg(self.music[row], r['at'], r.until, f'{r["name"]}: {r.notes} notes from {r["at"]:.1f} s')
+    return own, _passage_svg(self.known_music.pieces[int(r.known)], r.start, r.stop, f'{r.piece} from {r.start:.1f} s')
+
+@patch
 def match_html(self:OriginalityTable,
     row:int, # of the table
 )->str:
     "The longest match of a piece beside its source, as two piano rolls."
-    r = self.iloc[row]
-    if not r.notes: return f'<p>No passage of {_FIRST} notes is known.</p>'
-    own = _passage_svg(self.music[row], r['at'], r.until, f'{r["name"]}: {r.notes} notes from {r["at"]:.1f} s')
-    source = _passage_svg(self.known_music.pieces[int(r.known)], r.start, r.stop, f'{r.piece} from {r.start:.1f} s')
-    return f'<div>{own}{source}</div>'
+    if not self.iloc[row].notes: return f'<p>No passage of {_FIRST} notes is known.</p>'
+    return f'<div>{"".join(self._match_pictures(row))}</div>'
