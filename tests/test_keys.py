@@ -798,7 +798,7 @@ GENERATE = {
     'length.tonic': (1.0, {'length.seconds': 3.0, 'temperature': 5.0, 'top_p': 1.0}),
 }
 GENERATE_OUTSIDE = dict(
-    novelty='976_commands.samples', originality='981_commands.sample_originality',
+    novelty='976_commands.samples', check_originality='981_commands.sample_originality',
     novelty_data='976_commands.samples',
     conditions='test_conditions', guidance='test_conditions', model='782_train.saved_models', device='020_device',
     out='967_commands.run_folder',
@@ -1023,7 +1023,7 @@ SONG = {
 }
 SONG_OUTSIDE = dict(
     data='test_cli', resume='test_resume', workers='520_data.store', device='020_device', out='967_commands.run_folder',
-    originality='981_commands.sample_originality',
+    check_originality='981_commands.sample_originality',
     track='066_experiments.tracking', samples_every='868_monitor.tracked_samples', **EVERY_COMMAND,
 )
 

@@ -82,7 +82,7 @@ class SongConfig(RunKeys):
     temperature: float = Field(1., gt=0,
         description='sampling temperature: below 1 is more conservative, above 1 more varied')
     top_p: float = Field(.98, gt=0, le=1, description='nucleus sampling: probability mass that is kept')
-    originality: bool = Field(True, description='compare the pieces with the training music')
+    check_originality: bool = Field(True, description='compare the pieces with the training music')
     checkpoint_every: int = Field(100, ge=0, description='steps between checkpoints; 0: none')
     track: tuple[str, ...] = Field((), description='trackers that mirror the run, one or several: tensorboard, wandb, '
         'mlflow, trackio')
@@ -375,7 +375,7 @@ class GenerateConfig(_SamplingKeys, _SearchKeys, RunKeys):
     reference: str = Field('', description='music file that the new pieces resemble: its key, tempo, density, register, '
         'dynamics, polyphony, instruments and duration become conditions, constraints and a length, unless these are given')
     write: WriteConfig = Field(WriteConfig(), description='how files are written')
-    originality: bool = Field(True, description='compare the pieces with the training music of the model')
+    check_originality: bool = Field(True, description='compare the pieces with the training music of the model')
     device: str = Field('auto', description='device: auto, cpu, cuda or mps')
     seed: Seed = Field(0, description='seed of sampling: the same seed gives the same pieces')
     out: str = Field('runs', description='folder of the runs')

@@ -50,7 +50,7 @@ def sample_originality(
     run,          # an `Experiment`; the page is written to its folder `samples`
     pieces:dict,  # name: ids
     where:Path,   # folder of the model
-    on:bool=True, # the key `originality`
+    on:bool=True, # the key `check_originality`
     seed:int=0,   # of the excerpts of the baseline
 )->tuple:         # a dict for each piece, for the table of samples, and lines to print
     "Compare generated pieces with the training music of the model."

@@ -19,6 +19,7 @@ from ..corpus.corpus import corpus_from
 from .feature_table import _definition_hash
 from .readers import EncodeJob, ProcessExecutor, SerialExecutor, encoded_piece, read_in_order
 from .tables import _file_stats
+from ..studies import harmony_studies    # registers its studies
 from ..studies.study_registry import find_studies, run_studies
 
 # %% ../../nbs/547_data.study_table.ipynb #9e969b2f
