@@ -292,7 +292,7 @@ class AblationResults:
     def __init__(self,
         root,  # folder of variants
         names, # of the variants
-        seeds, # of the training runs
+        seeds, # of the runs
     ):
         self.names, self.seeds = list(names), list(seeds)
         self.results = {n:_read_results(root, n, seeds) for n in names}

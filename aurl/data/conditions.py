@@ -41,7 +41,7 @@ def transpose_key_class(
     key,       # (n,) key classes
     semitones, # (n,) upwards
 )->np.ndarray: # (n,) key classes
-    "Return the key classes after a transposition."
+    "Key classes after a transposition."
     return np.where(key == 0, 0, (key - 1)//12*12 + (key - 1 + np.asarray(semitones)) % 12 + 1)
 
 # %% ../../nbs/550_data.conditions.ipynb #7fcdafbd

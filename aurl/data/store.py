@@ -199,7 +199,7 @@ def _main_reasons(rejected):
     return '; '.join(_describe_rejections(*group) for group in list(groups.items())[:4])
 
 def _nothing_usable_error(rejected, source):
-    "Return the error for a source without usable pieces."
+    "Error for a source without usable pieces."
     return StoreError(f'none of {plural(len(rejected), "piece")} can be used: {_main_reasons(rejected)}', source,
         'choose a source with readable music')
 

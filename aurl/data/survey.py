@@ -57,7 +57,7 @@ class _PieceIds:
 
 # %% ../../nbs/532_data.survey.ipynb #016cea05
 def _group_means(group, values, weights, n):
-    "Return the weighted mean of each of `n` groups; NaN for a group without weight."
+    "Weighted mean of each of `n` groups; NaN for a group without weight."
     with np.errstate(invalid='ignore', divide='ignore'):
         return np.bincount(group, weights*values, n)/np.bincount(group, weights, n)
 

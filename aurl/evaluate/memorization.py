@@ -124,7 +124,7 @@ def _winnowed(hashes):
 def passage_fingerprints(
     pieces, # ids of pieces
 )->np.ndarray: # sorted uint32
-    "Fingerprints of pieces, about one for each hundred notes."
+    "Fingerprints of pieces, about one for every 100 notes."
     return np.unique(np.concatenate([np.zeros(0, np.uint32), *(_winnowed(_passage_hashes(p)) for p in pieces)]))
 
 # %% ../../nbs/925_evaluate.memorization.ipynb #f1cb6b2c

@@ -121,7 +121,7 @@ def _word_columns(frame):
     return [k for k in frame.select_dtypes(exclude=['number', 'bool']) if k != 'name']
 
 def _bin_edges(x):
-    "Edges of twenty bins; values that differ by rounding only have one unit around them."
+    "Edges of twenty bins, which span one unit around equal values."
     low, high = float(x.min()), float(x.max())
     if high - low <= 1e-6*max(abs(low), abs(high), 1): low, high = low - .5, high + .5
     return np.linspace(low, high, 21)
@@ -161,7 +161,7 @@ _SHOWN = ('note_density', 'pitch_range', 'polyphony', 'syncopation', 'scale_cove
           'arch_share', 'repeated_note_share', 'leap_share', 'melody_phrases', 'repetition_share')
 
 def _add_histograms(report, frame):
-    "Add histograms of the numeric columns."
+    "Add histograms."
     numbers = _numeric(frame)
     if shown := [k for k in _SHOWN if k in numbers] or list(numbers)[:12]:
         report.add_figure(_histograms(frame, shown), 'the distribution over the pieces')
@@ -174,7 +174,7 @@ def _add_quantiles(report, frame):
     if rows: report.add_text('## All numbers').add_table(rows)
 
 def _add_words(report, frame):
-    "Add the frequent values of the columns of words."
+    "Add frequent values of the columns of words."
     for k in _word_columns(frame):
         if rows := _shares(frame[k]):
             report.add_text(f'## {k.capitalize()}').add_figure(_share_chart(rows, 'share of the pieces'))

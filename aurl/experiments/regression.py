@@ -74,9 +74,9 @@ def check_regressions(
 
 # %% ../../nbs/937_experiments.regression.ipynb #1e509914
 def _entry_text(entry):
-    "A line of a history."
+    "Line of a history."
     measures = {k: dict(values=list(m.values), lower_is_better=m.lower_is_better, paired=m.paired)
-                for k, m in entry['measures'].items()}
+         for k, m in entry['measures'].items()}
     return to_json(entry | dict(measures=measures)) + '\n'
 
 def _read_entry(text, path, number):

@@ -47,7 +47,7 @@ def phase_mismatch(
 
 @register_loss('spectral_coherence', unit='squared amplitude')
 def spectral_coherence_loss(h:LossInputs):
-    "Mismatch of the phases between the spectra of predictions and targets along time."
+    "Mismatch of the phases of predictions and targets, along time."
     p, t = (frame_spectra(x) for x in _projected(h))
     mismatch, counts = phase_mismatch(p, t)
     return h.mean_over(mismatch[counts])

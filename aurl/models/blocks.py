@@ -165,7 +165,7 @@ def musical_features(
 def state_roll(
     s:State, # states (batch)
 )->Tensor:   # (batch, 88)
-    "Return the number of instruments that hold each key, in each state."
+    "Number of instruments that hold each key, in each state."
     onsets = s.onset.reshape(len(s), vocab.n_families, n_keys)
     return (onsets[:,:,:pedal_column] >= 0).sum(1)*1.
 

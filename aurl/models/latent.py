@@ -330,5 +330,5 @@ def active_units(
     means:Tensor,       # (pieces, …) posterior means
     threshold:float=.01 # least variance of an active dimension
 )->Tensor:              # (…) bool
-    "Return the mask of the active dimensions."
+    "Mask of the active dimensions."
     return means.var(0, correction=0) > threshold

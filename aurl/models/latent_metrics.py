@@ -256,7 +256,7 @@ def mutual_information(
 def top2_gap(
     information, # (size,) score of each dimension
 )->float:
-    "Return the difference between the best and the second-best score."
+    "Difference between the best and the second-best score."
     top = np.sort(np.asarray(information))[::-1]
     return float(top[0] - top[1]) if len(top) > 1 else float(top[0])
 

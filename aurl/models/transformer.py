@@ -167,7 +167,7 @@ class _AddKeyLogits(torch.autograd.Function):
 
 @patch
 def _logits(self:Transformer, x, feats):
-    "Return the logits of the last layer plus those of the keyboard convolution."
+    "Logits of the last layer plus those of the keyboard convolution."
     x = self.norm(x)
     logits = self.embed.logits(x)
     return _AddKeyLogits.apply(logits, self.keyboard(x, feats)) if self.keyboard else logits

@@ -19,7 +19,7 @@ from .wave_attention import at_least_float32
 
 # %% ../../nbs/613_models.wave_intensity.ipynb #e65af62d
 def _split_waves(x):
-    "Frequencies, phases and amplitudes (…, waves) of queries or keys (…, 3·waves or up to 2 more)."
+    "Frequencies, phases and amplitudes (…, waves) of queries or keys (…, 3·waves or more)."
     frequency, phase, amplitude = at_least_float32(x)[...,:x.shape[-1]//3*3].chunk(3, -1)
     return frequency, phase, F.softplus(amplitude)
 

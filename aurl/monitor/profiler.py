@@ -175,7 +175,7 @@ def report(self:TrainingProfiler,
 # %% ../../nbs/852_monitor.profiler.ipynb #6f36070d
 @patch
 def throughput(self:TrainingProfiler)->dict: # tokens, samples and steps per second
-    "Return the training throughput."
+    "Training throughput."
     t = self._training_seconds()
     return dict(tokens_per_second=self.tokens/t, samples_per_second=self.windows/t, steps_per_second=self.batches/t)
 

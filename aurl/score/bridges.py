@@ -328,7 +328,7 @@ def _signature_rows(element):
     return _distinct((Fraction(m.offset), m.numerator, m.denominator) for m in signatures)
 
 def _first_measures(stream):
-    "Return the measures of the first part of a music21 stream that has any."
+    "Measures of the first part of a music21 stream that has any."
     for part in list(getattr(stream, 'parts', ())) or [stream]:
         if measures := list(part.getElementsByClass('Measure')): return measures
     return []

@@ -118,7 +118,7 @@ def _beat_seconds(self:Clock, beats): return self.seconds_per_beat[_last_before(
 def seconds_per_unit(self:Clock,
     time, # times in the unit of the score
 ):
-    "Return the seconds per unit of the score at each `time`."
+    "Seconds per unit of the score at each `time`."
     if self.unit == 'Second': return np.ones(np.shape(time))
     return self._beat_seconds(self.beats(time))/self._units_per_beat
 

@@ -17,7 +17,7 @@ import aurl
 
 # %% ../../nbs/203_score.key_evidence.ipynb #dacea766
 def _in_quarters(notes, per_quarter):
-    "Columns pitch, onset, end of the notes of a track; onset and end in quarter notes."
+    "Pitch, onset and end of the notes of a track; times in quarter notes."
     onset = notes['time']/per_quarter
     return np.stack([notes['pitch'].astype(float), onset, onset + notes['duration']/per_quarter])
 

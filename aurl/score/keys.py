@@ -99,7 +99,7 @@ def _profile_weights(profile):
 
 @functools.cache
 def _templates(profile):
-    "Return the 24 rotated profiles, of mean 0 and norm 1."
+    "24 rotated profiles, of mean 0 and norm 1."
     t = np.array([np.roll(w, k) for w in _profile_weights(profile) for k in range(12)], float)
     t -= t.mean(1, keepdims=True)
     return t/np.linalg.norm(t, axis=1, keepdims=True)
@@ -156,7 +156,7 @@ def _span_ends(starts, end):
     return [*starts[1:], max([end, *starts[-1:]])]
 
 def _valid_signatures(score):
-    "Return the valid key signatures of `score`, with the time at which each ends."
+    "Valid key signatures of `score`, with the time at which each ends."
     signatures = [k for k in score.key_signatures if -7 <= k.key <= 7]
     return zip(signatures, _span_ends([k.time for k in signatures], score.end()))
 

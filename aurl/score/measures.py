@@ -353,7 +353,7 @@ def _start_and_pitch(note): return note.start, note.pitch
 
 # %% ../../nbs/216_score.measures.ipynb #641b4bfe
 def _latest_release(pressed, starts, end):
-    "Return the end of the measure after that of the time `pressed`; `starts` are those of the measures."
+    "End of the measure after that of the time `pressed`; `starts` are those of the measures."
     following = bisect_right(starts, pressed) + 1
     return starts[following] if following < len(starts) else end
 

@@ -175,7 +175,7 @@ def _runs_of(columns):
     return runs
 
 def _meters_of(part):
-    "Return the index of the measure and the text of each time signature of a `part` element."
+    "Index of the measure and the text of each time signature of a `part` element."
     return [(i, e.text) for i,measure in enumerate(part.findall('measure'))
             for time in measure.findall('attributes/time') for e in time]
 

@@ -90,7 +90,7 @@ def _refuse_entities(data, path):
 _FORMAT_NAMES = dict(musicxml='MusicXML', mxl='MusicXML', abc='ABC', kern='kern', midi='MIDI')
 
 def _read_written(data, path, kind, limits):
-    "Return the `WrittenScore` of a MusicXML or kern file."
+    "`WrittenScore` of a MusicXML or kern file."
     if kind == 'kern': return read_kern(data)
     if kind == 'mxl': data = _unzip(data, limits.max_bytes, path)
     return read_musicxml(_refuse_entities(data, path))

@@ -228,7 +228,7 @@ def _has_grid(s):
     return isinstance(s, Choice) or bool(s.step or s.points or s.integer and s.high - s.low < _MAX_GRID_INTEGERS)
 
 def _grid_of(s):
-    "Return the points of a dimension; every integer of a range without step and points."
+    "Points of a dimension; every integer of a range without step and points."
     if isinstance(s, Range) and s.integer and not (s.step or s.points):
         return Range(s.low, s.high, step=1, integer=True).grid()
     return s.grid()

@@ -83,7 +83,7 @@ def triad_pairs(
 
 # %% ../../nbs/363_studies.chord_space.ipynb #885d804f
 def _ppmi(counts):
-    "Positive pointwise mutual information of a table of pairs, nats."
+    "Positive pointwise mutual information, in nats."
     p = counts/counts.sum()
     expected = p.sum(1, keepdims=True)*p.sum(0)
     ratio = np.divide(p, expected, out=np.ones_like(p), where=p > 0)

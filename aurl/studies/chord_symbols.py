@@ -43,7 +43,7 @@ class ChordSymbol:
         return frozenset((self.root + i) % 12 for i in QUALITIES[self.quality])
     @property
     def inversion(self):
-        "0 for root position; the index of the bass among the notes, or None if it is not one of them."
+        "0 for root position; the index of the bass among the notes, or None."
         intervals = QUALITIES[self.quality]
         above = (self.bass - self.root) % 12
         return intervals.index(above) if above in intervals else None

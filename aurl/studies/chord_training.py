@@ -38,13 +38,13 @@ def _agreement(a, b):
     )
 
 def _chords_at(rows, times):
-    "The chord of sorted rows (start, end, chord) at each time; N between them."
+    "Chords of sorted rows at some times; N between rows."
     index = np.searchsorted([a for a, _, _ in rows], times, 'right') - 1
     return [rows[i][2] if i >= 0 and t < rows[i][1] else no_chord for i, t in zip(index, times)]
 
 # %% ../../nbs/355_studies.chord_training.ipynb #34868e4e
 def _rows(labels):
-    "Sorted rows (start, end, Chord) of a list or a table."
+    "Sorted rows of a list or a table."
     rows = labels.itertuples(index=False) if isinstance(labels, pd.DataFrame) else labels
     return sorted((float(a), float(b), parse_harte(c) if isinstance(c, str) else c) for a, b, c in rows)
 

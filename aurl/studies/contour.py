@@ -15,7 +15,7 @@ from .melody import Melody, find_melody
 
 # %% ../../nbs/376_studies.contour.ipynb #c7cc53bd
 def _is_end(gap):
-    "Whether each inter-onset interval is the end of a phrase; the last one is."
+    "Whether each inter-onset interval ends a phrase; the last does."
     if not len(gap): return np.zeros(0, bool)
     longer = gap > np.append(0, gap[:-1])
     return (gap >= 2*np.median(gap)) & longer | (np.arange(len(gap)) == len(gap) - 1)
@@ -56,7 +56,7 @@ def interval_patterns(
     melody:Melody,
     n:int=3, # intervals of a pattern
 )->Counter:  # {tuple of n intervals in semitones: count}
-    "Count the patterns of successive intervals."
+    "Count interval patterns."
     steps = melody.intervals.tolist()
     return Counter(zip(*(steps[i:] for i in range(n))))
 

@@ -94,7 +94,7 @@ def _is_contained(key, pieces, longer):
     return longer.get(key, 0) == len(pieces)
 
 def _parts(found):
-    "For each sequence without its first or its last step, the greatest number of pieces of the whole."
+    "For each sequence without its first or last step, the most pieces of the whole."
     out = defaultdict(int)
     for k, v in found.items():
         for part in (k[1:], k[:-1]): out[part] = max(out[part], len(v))

@@ -78,7 +78,7 @@ def _respell(chord, tonic, minor, after):
 
 # %% ../../nbs/361_studies.roman.ipynb #6534d964
 def _kind(chord, tonic, minor):
-    "Where a chord that is not applied is from."
+    "Origin of a chord that is not applied."
     notes = _above(chord, tonic)
     for kind, scale in (('diatonic', _SCALES[minor]), ('borrowed', _SCALES[1 - minor])):
         if notes <= scale: return kind

@@ -70,7 +70,7 @@ def _last_tones(m):
 _MAX_BEATS = 48. # weight of the notes: longer pieces are not more certain than this many quarter notes
 
 def _weights(m):
-    "Weight of each pitch class: the duration of its notes, each at most four quarter notes."
+    "Duration of each pitch class; a note counts four beats at most."
     long = np.minimum((m.beat_end - m.beat)[m.pitched], 4.)
     w = np.bincount(m.pitch[m.pitched] % 12, np.maximum(long, .05), 12)
     return w*min(1, _MAX_BEATS/w.sum())

@@ -72,7 +72,7 @@ def step_clock(
 STEP_BITS = 23                                         # bits per step
 
 def _too_long(steps):
-    "Return the error for a time of `steps`, which exceeds the grid."
+    "Error for a time of `steps`, which exceeds the grid."
     return CodecError(f'a time of {steps/vocab.steps_per_second:.0f} s is too large',
                       way_out='split the score: a sequence can span at most 36 hours')
 

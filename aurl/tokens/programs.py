@@ -183,7 +183,7 @@ def _pitch_densities(self:ProgramTable, slot, programs):
 # %% ../../nbs/410_tokens.programs.ipynb #d265676b
 @patch
 def _log_likelihood(self:ProgramTable, slot, counts, item):
-    "Return the log likelihood of pitch `counts` under an item of `sets[slot]`."
+    "Log likelihood of pitch `counts` under an item of `sets[slot]`."
     programs, pieces = item
     return np.log(pieces) + counts @ np.logaddexp.reduce(self._pitch_densities(slot, programs)[2], 0)
 
@@ -305,7 +305,7 @@ def _known_values(store, name):
 def _manifest_voices(store): return getattr(store, 'manifest', {}).get('config', {}).get('voices', 'merge')
 
 def _two_modes():
-    "Return the error for combined stores with different voice modes."
+    "Error for combined stores with different voice modes."
     return StoreError('some of these stores were prepared with voices=apart and some with voices=merge',
                       way_out='prepare all of them with the same voices=')
 

@@ -266,7 +266,7 @@ def max_halvings(
 def windows_per_rank(
     cfg, # a configuration of a training run
 )->int:
-    "Full-length windows per batch and rank."
+    "Whole windows per batch and rank."
     n = -(-cfg.loader.batch_tokens//cfg.length) if cfg.loader.batch_tokens else cfg.batch_size
     return max(1, -(-n//(cfg.gpus*cfg.nodes)))
 

@@ -42,7 +42,7 @@ def _split_block(block):
     return [words[:,i].tobytes() for i in range(_word_bytes)], block[n:]
 
 def _pack_block(block, level):
-    "Return the compressed bytes of one block."
+    "Compressed bytes of one block."
     planes, rest = _split_block(block)
     small = [_compress_plane(p, level) for p in planes]
     return b''.join([_size(block), *chain.from_iterable((_size(p), p) for p in small), rest])

@@ -344,10 +344,10 @@ def _length(self:CurriculumLoader, epoch):
 # %% ../../nbs/764_train.curriculum.ipynb #5bd749fc
 @patch
 def set_level(self:CurriculumLoader,
-    epoch:int, # the first at this level
+    epoch:int, # first at this level
     level:int, # from 0
 ):
-    "Set the level of an adaptive curriculum."
+    "Set the level of an adapted curriculum."
     self.levels = (self.levels + [self.levels[-1]]*epoch)[:epoch] + [int(level)]
     self._forget_plan(epoch)
 

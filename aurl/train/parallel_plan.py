@@ -109,7 +109,7 @@ def compute_seconds(self:DistributedCost,
     peak,          # floating-point operations per second of a GPU
     efficiency=.4, # fraction of the peak that is achieved
 )->float:
-    "Return the time of the computation alone."
+    "Time of the computation alone."
     return self.flops/(peak*efficiency)
 
 # %% ../../nbs/791_train.parallel_plan.ipynb #5393855f
