@@ -134,7 +134,7 @@ _all_ = [
 # %% ../nbs/992_all.ipynb #3cf5b033
 from .studies.features import features, find_feature, measure_all, measure_each, register_feature
 from .studies.chords import chord_columns, find_chords
-from .studies.phrases import find_phrases
+from .studies.form import find_phrases
 from .studies.local_keys import find_keys
 from .studies.roman import roman_numerals
 from .studies.chord_transitions import chord_transitions, common_progressions, transitions_by

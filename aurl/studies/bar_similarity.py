@@ -41,7 +41,7 @@ class BarTable:
     def mean(self): return self.similarity.mean(0)
 
 def _counts(bar, cell, cells, pitch, weight, n):
-    "Sum of weights by bar, cell and pitch class, (n, cells·12)."
+    "Sums by bar, cell and pitch class, (n, cells·12)."
     index = (bar*cells + np.clip(cell.astype(int), 0, cells - 1))*12 + pitch % 12
     return np.bincount(index, weight, n*cells*12).reshape(n, -1)
 

@@ -15,7 +15,7 @@ from .melody import Melody, find_melody
 
 # %% ../../nbs/376_studies.contour.ipynb #c7cc53bd
 def _is_end(gap):
-    "Whether each inter-onset interval ends a phrase; the last does."
+    "Whether each inter-onset interval ends a phrase."
     if not len(gap): return np.zeros(0, bool)
     longer = gap > np.append(0, gap[:-1])
     return (gap >= 2*np.median(gap)) & longer | (np.arange(len(gap)) == len(gap) - 1)
@@ -54,7 +54,7 @@ def contour_type(
 # %% ../../nbs/376_studies.contour.ipynb #6e505516
 def interval_patterns(
     melody:Melody,
-    n:int=3, # intervals of a pattern
+    n:int=3, # intervals in each
 )->Counter:  # {tuple of n intervals in semitones: count}
     "Count interval patterns."
     steps = melody.intervals.tolist()

@@ -8,7 +8,7 @@ __all__ = ['chord_table', 'harmony_columns', 'local_key_table', 'form_table', 'f
 # %% ../../nbs/388_studies.harmony_studies.ipynb #e687f923
 from .chords import chord_columns, find_chords
 from .local_keys import find_keys
-from .phrases import find_phrases, phrase_columns
+from .form import find_phrases, phrase_columns
 from .roman import roman_numerals
 from .study_registry import study
 
@@ -30,12 +30,12 @@ def local_key_table(m):
 
 @study('phrases')
 def form_table(m):
-    "Phrases with start, end and letter (367_studies.phrases)."
+    "Phrases with start, end and letter (367_studies.form)."
     return find_phrases(m)
 
 @study('form')
 def form_columns(m):
-    "Statistics of the phrases (367_studies.phrases)."
+    "Statistics of the phrases (367_studies.form)."
     return phrase_columns(m)
 
 @study('roman_numerals')

@@ -136,7 +136,7 @@ _SECOND = np.array([-3.43, -0.27, -0.12, 0.39, 0.04, -0.16, 1.25, -0.22, 0.39, 1
 def _probability(x, weights): return 1/(1 + np.exp(-(x @ weights[:-1] + weights[-1])))
 
 def _melody_probability(on, end, pitch, velocity):
-    "Probability that a note is melody."
+    "Probability of the melody."
     x = _note_columns(on, end, pitch, velocity)
     q = _probability(x, _FIRST)
     return _probability(np.column_stack([x, _line_columns(on, pitch, velocity, q)]), _SECOND)

@@ -88,7 +88,7 @@ def _triads(numerals):
     return [n for n, before in zip(names, [None, *names]) if n != before]
 
 def _longest(pieces, share=.9):
-    "Drop parts of longer progressions of as many pieces."
+    "Drop parts of longer progressions of as many songs."
     for p, n in pieces.items():
         longer = (m for q, m in pieces.items() if q != p and f'-{p}-' in f'-{q}-')
         if max(longer, default=0) < share*n: yield p, n

@@ -161,7 +161,7 @@ def melody_table(m):
 
 @study('melodic_phrases', 'Huron 1996')
 def phrase_table(m):
-    "Phrases of the melody (376_studies.contour)."
+    "Melodic phrases (376_studies.contour)."
     melody = find_melody(m)
     return [dict(start=melody.onset[a], end=melody.end[b-1], notes=b - a, contour=contour_type(melody.pitch[a:b]))
             for a, b in melodic_phrases(melody)]
