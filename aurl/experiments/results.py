@@ -75,7 +75,8 @@ def final_metrics(
     for row in rows:
         out |= {k: v for k, v in row.items() if _is_number(v)}
         loss = row.get('valid_loss')
-        if _is_number(loss) and math.isfinite(loss) and (best is None or loss < best[0]): best = loss, row.get('step')
+        if _is_number(loss) and math.isfinite(loss) and (best is None or loss < best[0]):
+            best = loss, row['step'] if _is_number(row.get('step')) else None
     if best is not None: out |= dict(best_valid_loss=best[0], best_step=best[1])
     return {k: v if v is None else _finite(v) for k, v in out.items()}
 

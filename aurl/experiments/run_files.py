@@ -77,13 +77,19 @@ def _to_plain(v):
     return v if v is None or isinstance(v, (bool, int, float, str, list, tuple, dict)) else str(v)
 
 # %% ../../nbs/038_experiments.run_files.ipynb #2cf82292
+def _ends_inside_line(fd, tries=5):
+    "Whether the last line of a file is incomplete, and stays so for 10 ms: another process may be writing it."
+    for i in range(tries):
+        if i: time.sleep(.0025)
+        os.lseek(fd, max(0, os.lseek(fd, 0, os.SEEK_END) - 1), os.SEEK_SET)
+        if os.read(fd, 1) in (b'', b'\n'): return False
+    return True
+
 def _append_line(path, line):
     "Append `line` with its line break in one write; after an incomplete line, start a new one."
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
-        end = os.lseek(fd, 0, os.SEEK_END)
-        torn = end > 0 and os.lseek(fd, end-1, os.SEEK_SET) >= 0 and os.read(fd, 1) != b'\n'
-        data = ('\n'*torn + line + '\n').encode()
+        data = ('\n'*_ends_inside_line(fd) + line + '\n').encode()
         while data: data = data[os.write(fd, data):]
     finally: os.close(fd)
 
