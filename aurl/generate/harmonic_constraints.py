@@ -15,25 +15,14 @@ from fastcore.basics import patch
 from ..core import ConfigError
 from .constraints import Constraint, register_constraint
 from ..tokens.vocab import Kind, vocab
+from ..studies.scales import scales as known_scales
 
 # %% ../../nbs/822_generate.harmonic_constraints.ipynb #01fb6e2b
 scales = dict(
-    major=(0, 2, 4, 5, 7, 9, 11),
-    minor=(0, 2, 3, 5, 7, 8, 10, 11),
-    natural_minor=(0, 2, 3, 5, 7, 8, 10),
-    harmonic_minor=(0, 2, 3, 5, 7, 8, 11),
-    melodic_minor=(0, 2, 3, 5, 7, 9, 11),
-    dorian=(0, 2, 3, 5, 7, 9, 10),
-    phrygian=(0, 1, 3, 5, 7, 8, 10),
-    lydian=(0, 2, 4, 6, 7, 9, 11),
-    mixolydian=(0, 2, 4, 5, 7, 9, 10),
-    locrian=(0, 1, 3, 5, 6, 8, 10),
-    major_pentatonic=(0, 2, 4, 7, 9),
-    minor_pentatonic=(0, 3, 5, 7, 10),
-    blues=(0, 3, 5, 6, 7, 10),
-    whole_tone=(0, 2, 4, 6, 8, 10),
+    known_scales,                            # of `380_studies.scales`
+    minor=(0, 2, 3, 5, 7, 8, 10, 11),        # with both sevenths
+    natural_minor=known_scales['minor'],
     octatonic=(0, 2, 3, 5, 6, 8, 9, 11),
-    chromatic=tuple(range(12)),
 )
 
 # %% ../../nbs/822_generate.harmonic_constraints.ipynb #d9127b75

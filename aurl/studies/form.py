@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .bar_similarity import BarTable, bar_table
-from .phrase_boundaries import _weights, best_division, boundary_scores
+from .phrase_boundaries import best_division, boundary_scores, boundary_weights
 
 # %% ../../nbs/367_studies.form.ipynb #916a3347
 SAME = .72 # mean similarity from which two phrases have the same letter
@@ -48,7 +48,7 @@ def find_phrases(
     table = bar_table(score)
     columns = ['start', 'end', 'label']
     if not len(table): return pd.DataFrame([], columns=columns)
-    cuts = [0, *best_division(boundary_scores(table), _weights()[2]).tolist(), len(table)]
+    cuts = [0, *best_division(boundary_scores(table), boundary_weights()[2]).tolist(), len(table)]
     spans = list(zip(cuts, cuts[1:]))
     rows = [(table.start[a], table.start[b], x) for (a, b), x in zip(spans, phrase_letters(table, spans))]
     return pd.DataFrame(rows, columns=columns)
